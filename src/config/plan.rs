@@ -1,0 +1,295 @@
+//! The configuration after checking: sound by type, defaults filled in, references resolved.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Method};
+use ipnet::IpNet;
+
+use crate::model::{BalanceSpec, FormatChoice, Protocol, RegistryName, ServiceName};
+
+/// Everything a gateway needs to know. Made only by [`super::load`] and by hand in embedding code.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// `[gateway]`.
+    pub gateway: GatewayPlan,
+    /// `[log]`.
+    pub log: LogPlan,
+    /// `[admin]`.
+    pub admin: AdminPlan,
+    /// `[limits]`.
+    pub limits: Limits,
+    /// `[registries.*]`, sorted by name.
+    pub registries: Vec<RegistryPlan>,
+    /// `[services.*]`, sorted by name.
+    pub services: Vec<ServicePlan>,
+    /// `[catalogs.*]`, sorted by name.
+    pub catalogs: Vec<CatalogPlan>,
+    /// `[[listeners]]`, in file order.
+    pub listeners: Vec<ListenerPlan>,
+    /// `[[routes]]`, in file order (the matcher sorts them).
+    pub routes: Vec<RoutePlan>,
+}
+
+/// `[gateway]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GatewayPlan {
+    /// Worker threads; default one per core.
+    pub workers: usize,
+    /// How long requests may finish after SIGTERM.
+    pub drain_timeout: Duration,
+    /// How long listeners go on accepting after SIGTERM.
+    pub drain_delay: Duration,
+    /// Where access lines go.
+    pub access_log: AccessLog,
+}
+
+/// Where the access log goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AccessLog {
+    /// Nowhere.
+    Off,
+    /// Standard output.
+    Stdout,
+    /// Appended to a file, reopened on SIGHUP.
+    File(PathBuf),
+}
+
+/// `[log]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogPlan {
+    /// Least severe level that is written.
+    pub level: LogLevel,
+    /// True for JSON lines.
+    pub json: bool,
+}
+
+/// Severity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+/// `[admin]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdminPlan {
+    /// Where the admin answers; port 0 picks a free one.
+    pub listen: SocketAddr,
+}
+
+/// `[limits]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Downstream connections over all listeners.
+    pub max_connections: usize,
+    /// Header lines of a request or an answer.
+    pub max_headers: usize,
+    /// Bytes of a head.
+    pub max_header_size: usize,
+    /// Bytes of a request body; `None`: no limit.
+    pub max_body: Option<u64>,
+    /// Without a byte in either direction, between requests or within one.
+    pub idle_timeout: Duration,
+    /// From the first byte of a head to its end.
+    pub header_timeout: Duration,
+}
+
+/// `[registries.NAME]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RegistryPlan {
+    /// Its name.
+    pub name: RegistryName,
+    /// What it is.
+    pub kind: RegistryKind,
+    /// Ranges that no registration may name.
+    pub deny: Vec<IpNet>,
+}
+
+/// What a registry is.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RegistryKind {
+    /// A ZooKeeper ensemble.
+    ZooKeeper {
+        /// `host:port,host:port/chroot`, checked.
+        connect: String,
+        /// Asked of the server; it may negotiate another.
+        session_timeout: Duration,
+        /// Credentials: (scheme, bytes). Never logged.
+        auth: Vec<Credential>,
+    },
+    /// A local directory tree.
+    Directory {
+        /// Its root, absolute or relative to the working directory.
+        path: PathBuf,
+    },
+}
+
+/// A scheme and its secret. Its `Debug` hides the secret.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credential {
+    /// `digest`.
+    pub scheme: String,
+    /// `user:password`.
+    pub secret: String,
+}
+
+impl std::fmt::Debug for Credential {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Credential({}, …)", self.scheme)
+    }
+}
+
+/// What a service's instances have in common; also a catalog's defaults.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ServiceDefaults {
+    /// Payload format.
+    pub format: FormatChoice,
+    /// Upstream protocol.
+    pub protocol: Protocol,
+    /// Balancing.
+    pub balance: BalanceSpec,
+    /// A connect may take this long, over all addresses of a name.
+    pub connect_timeout: Duration,
+    /// How long a resolved name is believed.
+    pub dns_ttl: Duration,
+}
+
+/// `[services.NAME]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ServicePlan {
+    /// Its name.
+    pub name: ServiceName,
+    /// Where it is registered.
+    pub registry: RegistryName,
+    /// The directory in it: `/services/orders`.
+    pub path: String,
+    /// The rest.
+    pub defaults: ServiceDefaults,
+}
+
+/// `[catalogs.NAME]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CatalogPlan {
+    /// Its name: one segment, like a service's.
+    pub name: ServiceName,
+    /// Where it is registered.
+    pub registry: RegistryName,
+    /// The directory whose children are services.
+    pub path: String,
+    /// What each child starts with.
+    pub defaults: ServiceDefaults,
+}
+
+/// `[[listeners]]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ListenerPlan {
+    /// Its name, unique.
+    pub name: Arc<str>,
+    /// Where it accepts; port 0 picks a free one.
+    pub listen: SocketAddr,
+    /// What it accepts.
+    pub kind: ListenerKind,
+    /// Peers whose forwarding headers and request ids are believed.
+    pub trusted: Vec<IpNet>,
+}
+
+/// What a listener accepts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ListenerKind {
+    /// HTTP/1.1 and HTTP/2, routed by `[[routes]]`.
+    Http,
+    /// Bytes for one service.
+    Tcp {
+        /// The service, of protocol `tcp`.
+        service: ServiceName,
+    },
+}
+
+/// `[[routes]]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RoutePlan {
+    /// Its name, or its match as text.
+    pub name: Arc<str>,
+    /// Host to match; `None`: any.
+    pub host: Option<HostMatch>,
+    /// Path to match.
+    pub path: PathMatch,
+    /// Methods to match; empty: any.
+    pub methods: Vec<Method>,
+    /// Headers that must have exactly this value.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Query parameters that must have exactly this value (decoded).
+    pub query: Vec<(String, String)>,
+    /// Who answers: at least one, of total weight above 0.
+    pub services: Vec<WeightedService>,
+    /// Until the answer's head; `None`: no deadline.
+    pub timeout: Option<Duration>,
+    /// `/prefix/*`: what the star matched goes under this prefix. Holds the prefix without `/*`.
+    pub rewrite: Option<Rewrite>,
+}
+
+/// A host pattern, lower-case, without port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HostMatch {
+    /// This host.
+    Exact(Box<str>),
+    /// One or more labels before this suffix (held without `*.`).
+    Wildcard(Box<str>),
+}
+
+/// A path pattern, split at its slashes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PathMatch {
+    /// The segments before the star, or all of them.
+    pub segments: Vec<Segment>,
+    /// Whether it ends in `/*`: this path and everything below.
+    pub prefix: bool,
+}
+
+/// One segment of a path pattern.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Segment {
+    /// These bytes (compared as they stand in the request).
+    Literal(Box<str>),
+    /// `{name}`: one non-empty segment.
+    Capture(Box<str>),
+}
+
+/// A service of a route with its share.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WeightedService {
+    /// Which.
+    pub service: ServiceRef,
+    /// Its share among the route's services.
+    pub weight: u32,
+}
+
+/// How a route names a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServiceRef {
+    /// A configured service, or a fixed child of a catalog.
+    Named(ServiceName),
+    /// A catalog's child named by a capture: `apps/{service}`.
+    Captured {
+        /// The catalog.
+        catalog: ServiceName,
+        /// The capture's name.
+        capture: Box<str>,
+    },
+}
+
+/// A path rewrite.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rewrite {
+    /// What the star matched goes under this prefix (held without the final `/*`; may be empty).
+    Prefix(Box<str>),
+    /// The whole path becomes this.
+    Exact(Box<str>),
+}

@@ -1,0 +1,10 @@
+//! zoogate: a gateway in front of services that announce themselves in Apache ZooKeeper.
+
+pub mod balance;
+pub mod config {
+    #![allow(missing_docs)]
+    pub mod plan;
+}
+pub mod model;
+pub mod registry;
+pub mod transport;

@@ -1,0 +1,14 @@
+//! Facts that every floor speaks of: names, instances, snapshots of services, and the enums that a
+//! configuration chooses among. No I/O and no clock.
+
+mod instance;
+mod name;
+mod policy;
+mod snapshot;
+
+pub use instance::{Address, Host, Incarnation, Instance, InstanceId, Role};
+pub use name::{InvalidName, RegistryName, ServiceName};
+pub use policy::{
+    BalancePolicy, BalanceSpec, FormatChoice, FormatName, HashKey, Protocol, Trust, UnknownName,
+};
+pub use snapshot::{Membership, RejectReason, Rejected, ServiceSnapshot};

@@ -1,0 +1,71 @@
+//! Where instances are announced: a ZooKeeper ensemble or a directory tree, behind two traits.
+//!
+//! [`Discovery`] tells what a registry holds, [`Registrar`] puts something there.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Instant;
+
+use ipnet::IpNet;
+
+use crate::model::{FormatChoice, ServiceName, ServiceSnapshot, Trust};
+
+/// One directory that is watched: a service's, or a catalog's.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Base {
+    /// The service's name, or the catalog's.
+    pub name: ServiceName,
+    /// Whether every child directory is a service of its own, named `NAME/CHILD`.
+    pub catalog: bool,
+    /// Its path in the registry (below the chroot), `/services/orders`.
+    pub path: String,
+    /// How its nodes are decoded.
+    pub format: FormatChoice,
+    /// Address ranges that no node may name (literals here; names when they are dialled).
+    pub deny: Arc<[IpNet]>,
+}
+
+/// News of a registry. Says what is, not what happened: missing one of two equals seeing the last.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// The service's members now. `received` is when the oldest event that it covers reached us.
+    Updated {
+        /// Which service.
+        service: ServiceName,
+        /// Its members.
+        snapshot: Arc<ServiceSnapshot>,
+        /// For `zoogate_membership_publish_seconds`.
+        received: Instant,
+    },
+    /// A catalog's child directory is gone, and its service with it.
+    Gone {
+        /// Which service.
+        service: ServiceName,
+        /// As above.
+        received: Instant,
+    },
+    /// A base's trust changed, or its first whole listing is done (then `Live`, after its `Updated`s).
+    Trust {
+        /// The base's name.
+        base: ServiceName,
+        /// Live: every change up to here has been told.
+        trust: Trust,
+        /// Why it is stale, for people: `no connection to 127.0.0.1:2181`, `forbidden: …`.
+        reason: Option<Arc<str>>,
+    },
+    /// The link to the registry itself.
+    Link {
+        /// Whether it is up now.
+        connected: bool,
+        /// Sessions lost so far (expired, not merely disconnected).
+        session_losses: u64,
+    },
+}
+
+/// A source of changes.
+pub trait Discovery: Send {
+    /// The next change. Cancel-safe: a change is lost to no dropped future.
+    ///
+    /// Never ends: a registry that is out of reach is retried for ever, at most a second apart.
+    fn changed(&mut self) -> impl Future<Output = Change> + Send;
+}
