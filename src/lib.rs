@@ -7,4 +7,5 @@ pub mod config {
 }
 pub mod model;
 pub mod registry;
+pub mod telemetry;
 pub mod transport;
