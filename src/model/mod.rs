@@ -1,11 +1,13 @@
 //! Facts that every floor speaks of: names, instances, snapshots of services, and the enums that a
 //! configuration chooses among. No I/O and no clock.
 
+mod deny;
 mod instance;
 mod name;
 mod policy;
 mod snapshot;
 
+pub use deny::DenyList;
 pub use instance::{Address, Host, Incarnation, Instance, InstanceId, Role};
 pub use name::{InvalidName, RegistryName, ServiceName};
 pub use policy::{

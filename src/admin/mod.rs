@@ -1,0 +1,3 @@
+//! The admin listener: metrics, health and read-only views of what the gateway knows.
+
+pub mod http;

@@ -1,0 +1,2 @@
+//! The assembly.
+pub mod sockets;

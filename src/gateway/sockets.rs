@@ -1,0 +1,80 @@
+//! Listening sockets: one a worker, sharing a port among themselves and with nobody else.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Connections that may wait to be accepted, a socket.
+const BACKLOG: i32 = 4096;
+
+/// An address that cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: {}", reason(.source))]
+pub struct BindError {
+    address: SocketAddr,
+    source: io::Error,
+}
+
+fn reason(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "another process holds the port; stop it or choose another address".into()
+        }
+        io::ErrorKind::PermissionDenied => {
+            "permission denied; ports below 1024 need CAP_NET_BIND_SERVICE".into()
+        }
+        io::ErrorKind::AddrNotAvailable => "this machine has no such address".into(),
+        _ => error.to_string(),
+    }
+}
+
+/// Binds `count` sockets to one address; port 0 picks one port for all of them.
+///
+/// The first binds without port sharing, so that a port which another process holds is refused (otherwise a second
+/// gateway would silently take half of the connections), and only then admits the others.
+pub fn bind(address: SocketAddr, count: usize) -> Result<Vec<TcpListener>, BindError> {
+    let fail = |source| BindError { address, source };
+    let first = socket(address).map_err(fail)?;
+    first.bind(&address.into()).map_err(fail)?;
+    first.set_reuse_port(true).map_err(fail)?;
+    first.listen(BACKLOG).map_err(fail)?;
+    let first = TcpListener::from(first);
+    let actual = first.local_addr().map_err(fail)?;
+    let mut sockets = vec![first];
+    for _ in 1..count {
+        let next = socket(address).map_err(fail)?;
+        next.set_reuse_port(true).map_err(fail)?;
+        next.bind(&actual.into()).map_err(fail)?;
+        next.listen(BACKLOG).map_err(fail)?;
+        sockets.push(next.into());
+    }
+    Ok(sockets)
+}
+
+fn socket(address: SocketAddr) -> io::Result<Socket> {
+    let socket =
+        Socket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        // `[::]` means IPv6 alone, whatever the machine's default says; both families take two listeners.
+        socket.set_only_v6(true)?;
+    }
+    // A restart must not wait for TIME_WAIT; this shares nothing with a socket that listens.
+    socket.set_reuse_address(true)?;
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_share_a_port_that_a_second_gateway_is_refused() {
+        let sockets = bind("127.0.0.1:0".parse().unwrap(), 3).unwrap();
+        let address = sockets[0].local_addr().unwrap();
+        assert!(sockets.iter().all(|s| s.local_addr().unwrap() == address));
+        let error = bind(address, 2).unwrap_err();
+        assert!(error.to_string().contains("another process holds the port"), "{error}");
+        assert!(error.to_string().contains(&address.to_string()), "{error}");
+    }
+}

@@ -1,0 +1,99 @@
+//! The workers: one thread, one runtime, one set of sockets, pools and caches each; nothing shared but the table.
+
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::runtime::LocalOptions;
+use tokio::sync::{mpsc, oneshot};
+
+use super::accept::{Accepting, accept_all};
+use crate::config::plan::ListenerPlan;
+use crate::proxy::{ProxyContext, Shared};
+use crate::telemetry::LineSink;
+
+/// How often a worker looks at its deadlines, pools and table.
+const TICK: Duration = Duration::from_millis(50);
+/// Orders that may wait for a worker.
+const QUEUE: usize = 64;
+
+/// What a worker is told.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// Accept here too.
+    Listen(Arc<ListenerPlan>, TcpListener),
+    /// Serve new connections of this listener by these settings.
+    Update(Arc<ListenerPlan>),
+    /// Accept here no longer; connections stay.
+    Close(Arc<str>),
+    /// Write access lines there from now on.
+    AccessLog(Option<LineSink>),
+    /// Accept nowhere any more and let every connection finish; answered when the sockets are closed.
+    Drain(oneshot::Sender<()>),
+}
+
+/// A running worker.
+#[derive(Debug)]
+pub(super) struct Worker {
+    orders: mpsc::Sender<Order>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Worker {
+    /// Starts worker number `index`.
+    pub(super) fn start(index: usize, shared: Shared) -> std::io::Result<Self> {
+        let (orders, inbox) = mpsc::channel(QUEUE);
+        let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                // A busy worker polls its sockets this often; more often costs syscalls, less often latency.
+                .event_interval(61)
+                .build_local(LocalOptions::default());
+            match runtime {
+                Ok(runtime) => runtime.block_on(work(index, shared, inbox)),
+                Err(error) => tracing::error!(%error, worker = index, "no runtime"),
+            }
+        })?;
+        Ok(Self { orders, thread: Some(thread) })
+    }
+
+    /// Hands over an order. A worker that ended takes none.
+    pub(super) async fn order(&self, order: Order) {
+        let _ = self.orders.send(order).await;
+    }
+
+    /// Ends the worker and everything on it, and waits for its thread.
+    pub(super) fn stop(mut self) {
+        let (orders, _) = mpsc::channel(1);
+        self.orders = orders;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn work(index: usize, shared: Shared, mut inbox: mpsc::Receiver<Order>) {
+    let context = Rc::new(ProxyContext::new(index, shared));
+    let mut accepting = Accepting::default();
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            order = inbox.recv() => match order {
+                None => return,
+                Some(Order::Listen(plan, socket)) => accepting.open(plan, socket, &context),
+                Some(Order::Update(plan)) => accepting.update(plan),
+                Some(Order::Close(name)) => accepting.close(&name),
+                Some(Order::AccessLog(sink)) => context.set_access_log(sink),
+                Some(Order::Drain(done)) => {
+                    accept_all(&mut accepting);
+                    context.drain();
+                    let _ = done.send(());
+                }
+            },
+            _ = tick.tick() => context.tick(),
+        }
+    }
+}
