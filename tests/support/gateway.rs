@@ -1,0 +1,224 @@
+//! The real binary as a child process, found by what it logs.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use super::http::{self, Answer};
+
+/// However slow the machine: an event that has not come by then will not.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+pub fn binary() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_zoogate"))
+}
+
+/// A folder of the test's own, removed with it.
+pub struct Scratch(PathBuf);
+
+impl Scratch {
+    pub fn new(name: &str) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let unique = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("zoogate-{}-{unique}-{name}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let temporary = path.with_extension("tmp");
+        std::fs::write(&temporary, text).unwrap();
+        std::fs::rename(&temporary, &path).unwrap();
+        path
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Lines of a stream, kept, and awaited.
+#[derive(Clone, Default)]
+pub struct Lines(Arc<(Mutex<Vec<String>>, Condvar)>);
+
+impl Lines {
+    pub fn of(stream: impl Read + Send + 'static) -> Self {
+        let lines = Self::default();
+        let sink = lines.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                sink.0.0.lock().unwrap().push(line);
+                sink.0.1.notify_all();
+            }
+        });
+        lines
+    }
+
+    pub fn all(&self) -> Vec<String> {
+        self.0.0.lock().unwrap().clone()
+    }
+
+    /// The first line that `wanted` finds something in, now or later.
+    pub fn find<T>(&self, what: &str, mut wanted: impl FnMut(&str) -> Option<T>) -> T {
+        let end = Instant::now() + PATIENCE;
+        let mut seen = 0;
+        let mut lines = self.0.0.lock().unwrap();
+        loop {
+            while seen < lines.len() {
+                if let Some(found) = wanted(&lines[seen]) {
+                    return found;
+                }
+                seen += 1;
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "no {what} in:\n{}", lines.join("\n"));
+            lines = self.0.1.wait_timeout(lines, left).unwrap().0;
+        }
+    }
+}
+
+/// A running `zoogate run`.
+pub struct Gateway {
+    child: Child,
+    pub config: PathBuf,
+    pub log: Lines,
+    pub out: Lines,
+    pub admin: SocketAddr,
+    _scratch: Scratch,
+}
+
+impl Gateway {
+    /// Runs a configuration: `[admin]` on a free port is put before it; its listeners should end in `:0`.
+    pub fn start(name: &str, config: &str) -> Self {
+        let scratch = Scratch::new(name);
+        let config = scratch.write("zoogate.toml", &with_admin(config));
+        let mut child = binary()
+            .args(["run", "--config"])
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Lines::of(child.stderr.take().unwrap());
+        let out = Lines::of(child.stdout.take().unwrap());
+        let admin = log.find("admin address", |line| address_in(line, "admin listening"));
+        Self { child, config, log, out, admin, _scratch: scratch }
+    }
+
+    /// The address of a listener.
+    pub fn listener(&self, name: &str) -> SocketAddr {
+        let quoted = format!("listener=\"{name}\"");
+        let bare = format!("listener={name} ");
+        self.log.find(&format!("listener {name}"), |line| {
+            let ours = line.contains(&quoted) || line.contains(&bare);
+            if ours { address_in(line, "listening") } else { None }
+        })
+    }
+
+    /// Replaces the configuration file and asks for a reload.
+    pub fn reload(&self, config: &str) {
+        let temporary = self.config.with_extension("new");
+        std::fs::write(&temporary, with_admin(config)).unwrap();
+        std::fs::rename(&temporary, &self.config).unwrap();
+        self.signal("HUP");
+    }
+
+    pub fn signal(&self, name: &str) {
+        signal(self.child.id(), name);
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// An admin answer.
+    pub fn admin(&self, path: &str) -> Answer {
+        http::get(self.admin, path)
+    }
+
+    /// An admin answer as JSON.
+    pub fn json(&self, path: &str) -> serde_json::Value {
+        let answer = self.admin(path);
+        serde_json::from_str(&answer.body).unwrap_or_else(|e| panic!("{path}: {e}: {}", answer.body))
+    }
+
+    pub fn ready(&self) {
+        wait_for("readiness", || (self.admin("/readyz").status == 200).then_some(()));
+    }
+
+    /// Waits until a service has exactly these instance ids, whatever their state.
+    pub fn instances(&self, service: &str, ids: &[&str]) {
+        wait_for(&format!("{service} = {ids:?}"), || {
+            let view = self.json(&format!("/api/services/{service}"));
+            let found: Vec<_> = view["instances"].as_array()?.iter().filter_map(|i| i["id"].as_str()).collect();
+            (found == ids).then_some(())
+        });
+    }
+
+    /// The value of a series, by its name and labels as they are printed.
+    pub fn metric(&self, series: &str) -> Option<f64> {
+        let text = self.admin("/metrics").body;
+        text.lines().find_map(|l| l.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
+    }
+
+    pub fn wait(&mut self) -> ExitStatus {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < end, "it does not end:\n{}", self.log.all().join("\n"));
+            std::thread::yield_now();
+        }
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- the gateway's log\n{}", self.log.all().join("\n"));
+        }
+    }
+}
+
+fn with_admin(config: &str) -> String {
+    format!("[admin]\nlisten = \"127.0.0.1:0\"\n{config}")
+}
+
+fn address_in(line: &str, message: &str) -> Option<SocketAddr> {
+    let rest = line.contains(message).then(|| line.split("address=").nth(1))??;
+    rest.split_whitespace().next()?.trim_matches('"').parse().ok()
+}
+
+pub fn signal(process: u32, name: &str) {
+    let sent = Command::new("kill").arg(format!("-{name}")).arg(process.to_string()).status().unwrap();
+    assert!(sent.success(), "kill -{name} {process}");
+}
+
+/// Asks again and again until there is an answer.
+pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = ask() {
+            return found;
+        }
+        assert!(Instant::now() < end, "waited in vain for {what}");
+        // Not a guess about time: only to leave the processor to what we wait for.
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
