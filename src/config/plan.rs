@@ -1,17 +1,19 @@
 //! The configuration after checking: sound by type, defaults filled in, references resolved.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use crate::model::{BalanceSpec, FormatChoice, Protocol, RegistryName, ServiceName};
 
 /// Everything a gateway needs to know. Made only by [`super::load`] and by hand in embedding code.
-#[derive(Debug, Clone, PartialEq)]
+///
+/// The `Default`s here are the file's: what holds when a key is left out.
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Plan {
     /// `[gateway]`.
     pub gateway: GatewayPlan,
@@ -46,19 +48,31 @@ pub struct GatewayPlan {
     pub access_log: AccessLog,
 }
 
+impl Default for GatewayPlan {
+    fn default() -> Self {
+        Self {
+            workers: std::thread::available_parallelism().map_or(1, usize::from),
+            drain_timeout: Duration::from_secs(30),
+            drain_delay: Duration::ZERO,
+            access_log: AccessLog::default(),
+        }
+    }
+}
+
 /// Where the access log goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum AccessLog {
     /// Nowhere.
     Off,
     /// Standard output.
+    #[default]
     Stdout,
     /// Appended to a file, reopened on SIGHUP.
     File(PathBuf),
 }
 
 /// `[log]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LogPlan {
     /// Least severe level that is written.
     pub level: LogLevel,
@@ -67,11 +81,12 @@ pub struct LogPlan {
 }
 
 /// Severity.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum LogLevel {
     Error,
     Warn,
+    #[default]
     Info,
     Debug,
     Trace,
@@ -82,6 +97,12 @@ pub enum LogLevel {
 pub struct AdminPlan {
     /// Where the admin answers; port 0 picks a free one.
     pub listen: SocketAddr,
+}
+
+impl Default for AdminPlan {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9901)) }
+    }
 }
 
 /// `[limits]`.
@@ -101,6 +122,19 @@ pub struct Limits {
     pub header_timeout: Duration,
 }
 
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_connections: 10_000,
+            max_headers: 100,
+            max_header_size: 64 << 10,
+            max_body: None,
+            idle_timeout: Duration::from_secs(60),
+            header_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
 /// `[registries.NAME]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RegistryPlan {
@@ -108,8 +142,18 @@ pub struct RegistryPlan {
     pub name: RegistryName,
     /// What it is.
     pub kind: RegistryKind,
-    /// Ranges that no registration may name.
+    /// Ranges that no registration may name. The admin's own address never may, listed or not.
     pub deny: Vec<IpNet>,
+}
+
+impl RegistryPlan {
+    /// The `session_timeout` of a ZooKeeper registry that names none.
+    pub const DEFAULT_SESSION_TIMEOUT: Duration = Duration::from_secs(10);
+
+    /// The `deny` of a registry that names none: link-local addresses, where clouds keep credentials.
+    pub fn default_deny() -> Vec<IpNet> {
+        vec![IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 0, 0), 16))]
+    }
 }
 
 /// What a registry is.
@@ -117,7 +161,7 @@ pub struct RegistryPlan {
 pub enum RegistryKind {
     /// A ZooKeeper ensemble.
     ZooKeeper {
-        /// `host:port,host:port/chroot`, checked.
+        /// `host:port,host:port/chroot`: every host with its port, a chroot only if it is not `/`.
         connect: String,
         /// Asked of the server; it may negotiate another.
         session_timeout: Duration,
@@ -126,7 +170,7 @@ pub enum RegistryKind {
     },
     /// A local directory tree.
     Directory {
-        /// Its root, absolute or relative to the working directory.
+        /// Its root: absolute, or already counted from the file's folder.
         path: PathBuf,
     },
 }
@@ -159,6 +203,18 @@ pub struct ServiceDefaults {
     pub connect_timeout: Duration,
     /// How long a resolved name is believed.
     pub dns_ttl: Duration,
+}
+
+impl Default for ServiceDefaults {
+    fn default() -> Self {
+        Self {
+            format: FormatChoice::Auto,
+            protocol: Protocol::Http1,
+            balance: BalanceSpec::default(),
+            connect_timeout: Duration::from_secs(1),
+            dns_ttl: Duration::from_secs(30),
+        }
+    }
 }
 
 /// `[services.NAME]`.
@@ -231,8 +287,13 @@ pub struct RoutePlan {
     pub services: Vec<WeightedService>,
     /// Until the answer's head; `None`: no deadline.
     pub timeout: Option<Duration>,
-    /// `/prefix/*`: what the star matched goes under this prefix. Holds the prefix without `/*`.
+    /// What the path becomes on its way; `None`: it stays.
     pub rewrite: Option<Rewrite>,
+}
+
+impl RoutePlan {
+    /// The `timeout` of a route that names none.
+    pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 }
 
 /// A host pattern, lower-case, without port.
@@ -244,7 +305,8 @@ pub enum HostMatch {
     Wildcard(Box<str>),
 }
 
-/// A path pattern, split at its slashes.
+/// A path pattern, split at its slashes: `/` is one empty segment, `/a/` is `a` and an empty one,
+/// `/*` is a prefix of no segments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathMatch {
     /// The segments before the star, or all of them.

@@ -7,7 +7,7 @@ mod name;
 mod policy;
 mod snapshot;
 
-pub use deny::DenyList;
+pub use deny::{Denial, DenyList};
 pub use instance::{Address, Host, Incarnation, Instance, InstanceId, Role};
 pub use name::{InvalidName, RegistryName, ServiceName};
 pub use policy::{

@@ -74,6 +74,15 @@ named_enum! {
     }
 }
 
+impl FormatName {
+    /// The weight of a registration that names none: what one ordinary share is.
+    pub fn default_weight(self) -> f64 {
+        match self {
+            Self::Plain | Self::Url | Self::Json | Self::Curator | Self::NameAddr => 1.0,
+        }
+    }
+}
+
 /// The configured format of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum FormatChoice {

@@ -1,0 +1,80 @@
+//! `[gateway]`, `[log]`, `[admin]` and `[limits]`.
+
+use std::time::Duration;
+
+use super::network::parse_listen;
+use super::plan::{AccessLog, AdminPlan, GatewayPlan, Limits, LogLevel, LogPlan};
+use super::reader::{Node, Table};
+use super::schema::{self, Section};
+
+/// Longer waits are slips.
+pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// The shortest time that is one.
+pub(super) const INSTANT: Duration = Duration::from_millis(1);
+
+fn section<'a>(file: &Table<'a>, key: &'static str, section: &'static Section) -> Option<Table<'a>> {
+    file.get(key)?.table(section)
+}
+
+pub(super) fn gateway(file: &Table<'_>) -> GatewayPlan {
+    let default = GatewayPlan::default();
+    let Some(table) = section(file, "gateway", &schema::GATEWAY) else { return default };
+    GatewayPlan {
+        workers: table.or("workers", default.workers, |n| n.integer(1..=1024).map(|n| n as usize)),
+        drain_timeout: table.or("drain_timeout", default.drain_timeout, |n| n.duration(Duration::ZERO..=DAY)),
+        drain_delay: table.or("drain_delay", default.drain_delay, |n| n.duration(Duration::ZERO..=DAY)),
+        access_log: table.or("access_log", default.access_log, access_log),
+    }
+}
+
+fn access_log(node: &Node<'_>) -> Option<AccessLog> {
+    node.parse("\"stdout\", \"off\" or a file", |text| match text {
+        "stdout" => Ok(AccessLog::Stdout),
+        "off" => Ok(AccessLog::Off),
+        "" | "-" | "none" | "stderr" | "on" => {
+            Err("is no place for the access log; accepted: \"stdout\", \"off\" or a file".to_owned())
+        }
+        path => Ok(AccessLog::File(node.reader.folder.join(path))),
+    })
+}
+
+pub(super) fn log(file: &Table<'_>) -> LogPlan {
+    let default = LogPlan::default();
+    let Some(table) = section(file, "log", &schema::LOG) else { return default };
+    let levels = [
+        ("error", LogLevel::Error),
+        ("warn", LogLevel::Warn),
+        ("info", LogLevel::Info),
+        ("debug", LogLevel::Debug),
+        ("trace", LogLevel::Trace),
+    ];
+    LogPlan {
+        level: table.or("level", default.level, |n| n.choice(&levels)),
+        json: table.or("format", default.json, |n| n.choice(&[("text", false), ("json", true)])),
+    }
+}
+
+pub(super) fn admin(file: &Table<'_>) -> AdminPlan {
+    let default = AdminPlan::default();
+    let Some(table) = section(file, "admin", &schema::ADMIN) else { return default };
+    AdminPlan { listen: table.or("listen", default.listen, |n| n.parse("IP:PORT", parse_listen)) }
+}
+
+pub(super) fn limits(file: &Table<'_>) -> Limits {
+    let default = Limits::default();
+    let Some(table) = section(file, "limits", &schema::LIMITS) else { return default };
+    let count = |key, default, most| table.or(key, default, |n| n.integer(1..=most).map(|n| n as usize));
+    let wait = |key, default| table.or(key, default, |n| n.duration(INSTANT..=DAY));
+    Limits {
+        max_connections: count("max_connections", default.max_connections, 1_000_000),
+        max_headers: count("max_headers", default.max_headers, 10_000),
+        max_header_size: table.or("max_header_size", default.max_header_size, |n| {
+            n.size(1 << 10..=16 << 20).map(|bytes| bytes as usize)
+        }),
+        max_body: table.or("max_body", default.max_body, |n| {
+            n.size(0..=1 << 50).map(|bytes| (bytes > 0).then_some(bytes))
+        }),
+        idle_timeout: wait("idle_timeout", default.idle_timeout),
+        header_timeout: wait("header_timeout", default.header_timeout),
+    }
+}

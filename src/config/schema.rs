@@ -1,0 +1,189 @@
+//! Every key of the configuration file, as data: what the check for unknown keys, the commented
+//! example and the reference documentation are held against.
+
+/// A table of the file.
+#[derive(Debug)]
+pub struct Section {
+    /// Where it stands: keys from the root, `*` for any name or any element of a list.
+    pub path: &'static [&'static str],
+    /// How the file and the reference write it.
+    pub heading: &'static str,
+    /// Its keys, in the order of the reference.
+    pub keys: &'static [Key],
+}
+
+/// A key of a section.
+#[derive(Debug)]
+pub struct Key {
+    /// As the file writes it.
+    pub name: &'static str,
+    /// What its value is, in words.
+    pub kind: &'static str,
+    /// What holds when it is left out.
+    pub fallback: Fallback,
+}
+
+/// What holds when a key is left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fallback {
+    /// An error.
+    Required,
+    /// This value, as TOML.
+    Value(&'static str),
+    /// What these words say.
+    Words(&'static str),
+}
+
+use Fallback::{Required, Value, Words};
+
+const fn key(name: &'static str, kind: &'static str, fallback: Fallback) -> Key {
+    Key { name, kind, fallback }
+}
+
+/// The file itself: its keys are the other sections.
+pub(super) static ROOT: Section = Section {
+    path: &[],
+    heading: "the file",
+    keys: &[
+        key("gateway", "a table, [gateway]", Words("defaults")),
+        key("log", "a table, [log]", Words("defaults")),
+        key("admin", "a table, [admin]", Words("defaults")),
+        key("limits", "a table, [limits]", Words("defaults")),
+        key("registries", "tables, [registries.NAME]", Words("none")),
+        key("services", "tables, [services.NAME]", Words("none")),
+        key("catalogs", "tables, [catalogs.NAME]", Words("none")),
+        key("listeners", "at least one table, [[listeners]]", Required),
+        key("routes", "tables, [[routes]]", Words("none")),
+    ],
+};
+
+pub(super) static GATEWAY: Section = Section {
+    path: &["gateway"],
+    heading: "[gateway]",
+    keys: &[
+        key("workers", "integer", Words("one per core")),
+        key("drain_timeout", "duration", Value("\"30s\"")),
+        key("drain_delay", "duration", Value("\"0s\"")),
+        key("access_log", "string", Value("\"stdout\"")),
+    ],
+};
+
+pub(super) static LOG: Section = Section {
+    path: &["log"],
+    heading: "[log]",
+    keys: &[key("level", "string", Value("\"info\"")), key("format", "string", Value("\"text\""))],
+};
+
+pub(super) static ADMIN: Section = Section {
+    path: &["admin"],
+    heading: "[admin]",
+    keys: &[key("listen", "address", Value("\"127.0.0.1:9901\""))],
+};
+
+pub(super) static LIMITS: Section = Section {
+    path: &["limits"],
+    heading: "[limits]",
+    keys: &[
+        key("max_connections", "integer", Value("10000")),
+        key("max_headers", "integer", Value("100")),
+        key("max_header_size", "size", Value("\"64KiB\"")),
+        key("max_body", "size", Value("\"0\"")),
+        key("idle_timeout", "duration", Value("\"60s\"")),
+        key("header_timeout", "duration", Value("\"10s\"")),
+    ],
+};
+
+pub(super) static REGISTRY: Section = Section {
+    path: &["registries", "*"],
+    heading: "[registries.NAME]",
+    keys: &[
+        key("kind", "string", Required),
+        key("connect", "connect string", Words("required for ZooKeeper")),
+        key("session_timeout", "duration", Value("\"10s\"")),
+        key("auth", "list of tables", Value("[]")),
+        key("path", "file path", Words("required for a directory")),
+        key("deny", "list of ranges", Value("[\"169.254.0.0/16\"]")),
+    ],
+};
+
+pub(super) static AUTH: Section = Section {
+    path: &["registries", "*", "auth", "*"],
+    heading: "auth = [{ … }]",
+    keys: &[key("scheme", "string", Required), key("credentials", "string", Required)],
+};
+
+const SERVICE_KEYS: &[Key] = &[
+    key("registry", "name", Words("the only one")),
+    key("path", "registry path", Required),
+    key("format", "string", Value("\"auto\"")),
+    key("protocol", "string", Value("\"http1\"")),
+    key("balance", "string or table", Value("\"round_robin\"")),
+    key("connect_timeout", "duration", Value("\"1s\"")),
+    key("dns_ttl", "duration", Value("\"30s\"")),
+];
+
+pub(super) static SERVICE: Section =
+    Section { path: &["services", "*"], heading: "[services.NAME]", keys: SERVICE_KEYS };
+
+pub(super) static CATALOG: Section =
+    Section { path: &["catalogs", "*"], heading: "[catalogs.NAME]", keys: SERVICE_KEYS };
+
+pub(super) static BALANCE: Section = Section {
+    path: &["services", "*", "balance"],
+    heading: "balance = { … }",
+    keys: &[
+        key("policy", "string", Required),
+        key("key", "hash key", Words("required for ring and maglev")),
+        key("virtual_nodes", "integer", Value("160")),
+        key("table_size", "integer", Value("65537")),
+        key("load_bound", "number", Words("no bound")),
+    ],
+};
+
+pub(super) static LISTENER: Section = Section {
+    path: &["listeners", "*"],
+    heading: "[[listeners]]",
+    keys: &[
+        key("name", "string", Words("its address")),
+        key("listen", "address", Required),
+        key("protocol", "string", Value("\"http\"")),
+        key("service", "service name", Words("required for tcp")),
+        key("trusted", "list of ranges", Value("[]")),
+    ],
+};
+
+pub(super) static ROUTE: Section = Section {
+    path: &["routes", "*"],
+    heading: "[[routes]]",
+    keys: &[
+        key("name", "string", Words("its match, as text")),
+        key("host", "host pattern", Words("any host")),
+        key("path", "path pattern", Value("\"/*\"")),
+        key("methods", "list of strings", Words("any method")),
+        key("headers", "table of strings", Value("{}")),
+        key("query", "table of strings", Value("{}")),
+        key("service", "service name", Words("this or `services`")),
+        key("services", "list of tables", Words("this or `service`")),
+        key("timeout", "duration", Value("\"60s\"")),
+        key("rewrite", "path", Words("the path as it came")),
+    ],
+};
+
+pub(super) static WEIGHTED: Section = Section {
+    path: &["routes", "*", "services", "*"],
+    heading: "services = [{ … }]",
+    keys: &[key("name", "service name", Required), key("weight", "integer", Value("1"))],
+};
+
+/// Every section, in the order of the reference.
+pub static SECTIONS: [&Section; 13] = [
+    &ROOT, &GATEWAY, &LOG, &ADMIN, &LIMITS, &REGISTRY, &AUTH, &SERVICE, &CATALOG, &BALANCE, &LISTENER,
+    &ROUTE, &WEIGHTED,
+];
+
+impl Section {
+    /// The key of this name.
+    pub(super) fn key(&self, name: &str) -> Option<&'static Key> {
+        self.keys.iter().find(|key| key.name == name)
+    }
+}

@@ -1,0 +1,160 @@
+//! `[services.NAME]` and `[catalogs.NAME]`, which have the same keys.
+
+use std::time::Duration;
+
+use super::balance::balance;
+use super::gateway::{DAY, INSTANT};
+use super::names::Known;
+use super::network::check_registry_path;
+use super::plan::{CatalogPlan, ServiceDefaults, ServicePlan};
+use super::reader::{Node, Table};
+use super::schema::{self, Section};
+use crate::model::{FormatChoice, FormatName, HashKey, Protocol, RegistryName, ServiceName};
+
+/// Reads every service; all their names become known, also those of faulty ones.
+pub(super) fn services(file: &Table<'_>, known: &mut Known) -> Vec<ServicePlan> {
+    let mut plans = Vec::new();
+    for entry in entries(file, "services", &schema::SERVICE, known) {
+        known.add_service(entry.written, entry.protocol);
+        if let (Some(name), Some(registry), Some(path), Some(defaults)) =
+            (entry.name, entry.registry, entry.path, entry.defaults)
+        {
+            plans.push(ServicePlan { name, registry, path, defaults });
+        }
+    }
+    plans
+}
+
+/// Reads every catalog, as [`services`] does.
+pub(super) fn catalogs(file: &Table<'_>, known: &mut Known) -> Vec<CatalogPlan> {
+    let mut plans = Vec::new();
+    for entry in entries(file, "catalogs", &schema::CATALOG, known) {
+        if known.has_service(entry.written) {
+            entry.name_node.fail(format!(
+                "[services.{}] has this name; accepted: a name of its own for each service and catalog",
+                entry.written
+            ));
+        }
+        known.add_catalog(entry.written, entry.protocol);
+        if let (Some(name), Some(registry), Some(path), Some(defaults)) =
+            (entry.name, entry.registry, entry.path, entry.defaults)
+        {
+            plans.push(CatalogPlan { name, registry, path, defaults });
+        }
+    }
+    plans
+}
+
+/// One service or catalog, as far as it is sound.
+struct Entry<'a> {
+    written: &'a str,
+    name_node: Node<'a>,
+    name: Option<ServiceName>,
+    registry: Option<RegistryName>,
+    path: Option<String>,
+    protocol: Option<Protocol>,
+    defaults: Option<ServiceDefaults>,
+}
+
+fn entries<'a>(
+    file: &Table<'a>,
+    key: &'static str,
+    section: &'static Section,
+    known: &Known,
+) -> Vec<Entry<'a>> {
+    let Some(all) = file.get(key) else { return Vec::new() };
+    let mut out = Vec::new();
+    for (written, name_node, node) in all.entries(&format!("tables, {}", section.heading)) {
+        let name = ServiceName::new(written)
+            .map_err(|error| name_node.fail(format!("{error}; accepted: a short word")));
+        let table = node.table(section);
+        let catalog = key == "catalogs";
+        let protocol = match &table {
+            Some(table) => table.get("protocol").map_or(Some(Protocol::Http1), |n| protocol(&n)),
+            None => None,
+        };
+        out.push(Entry {
+            written,
+            name_node,
+            name: name.ok(),
+            registry: table.as_ref().and_then(|table| registry(table, known)),
+            path: table.as_ref().and_then(|table| path(table, catalog)),
+            protocol,
+            defaults: table.as_ref().and_then(|table| defaults(table, protocol)),
+        });
+    }
+    out
+}
+
+fn protocol(node: &Node<'_>) -> Option<Protocol> {
+    let choices: Vec<(&str, Protocol)> = Protocol::ALL.iter().map(|p| (p.as_str(), *p)).collect();
+    node.choice(&choices)
+}
+
+fn registry(table: &Table<'_>, known: &Known) -> Option<RegistryName> {
+    let names: Vec<&str> = known.registries.iter().map(String::as_str).collect();
+    let torn = table.node().reader.holes.among_tables();
+    let Some(node) = table.get("registry") else {
+        if let [only] = names[..] {
+            return RegistryName::new(only).ok();
+        }
+        if names.is_empty() && !torn {
+            table.missing("registry", "no registry is configured; accepted: at least one, [registries.NAME]");
+        } else if !torn {
+            let all = names.join(", ");
+            table.missing(
+                "registry",
+                &format!("is missing, and there is more than one registry; accepted: {all}"),
+            );
+        }
+        return None;
+    };
+    let text = node.text("the name of a registry")?;
+    if names.contains(&text.as_str()) {
+        return RegistryName::new(&text).ok();
+    }
+    if !torn {
+        node.fail(format!("{} is no configured registry; {}", node.quoted(), node.offer(&names)));
+    }
+    None
+}
+
+fn path(table: &Table<'_>, catalog: bool) -> Option<String> {
+    const PATH: &str = "a whole path in the registry, such as \"/services/orders\"";
+    table.require("path", PATH)?.parse(PATH, |text| {
+        check_registry_path(text)?;
+        if text == "/" && !catalog {
+            return Err("is the registry's root, which is no service; accepted: a path below it, such as \"/services/orders\"".to_owned());
+        }
+        Ok(text.to_owned())
+    })
+}
+
+fn defaults(table: &Table<'_>, protocol: Option<Protocol>) -> Option<ServiceDefaults> {
+    let default = ServiceDefaults::default();
+    let limit = Duration::from_secs(300);
+    let spec = match table.get("balance") {
+        Some(node) => {
+            let spec = balance(&node);
+            if protocol == Some(Protocol::Tcp)
+                && spec.as_ref().and_then(|s| s.key.as_ref()).is_some_and(|key| *key != HashKey::ClientIp)
+            {
+                node.fail("protocol \"tcp\" has no requests to take this key from; accepted: \"client_ip\"");
+            }
+            spec
+        }
+        None => Some(default.balance),
+    };
+    let format = table.or("format", default.format, format);
+    let connect_timeout =
+        table.or("connect_timeout", default.connect_timeout, |n| n.duration(INSTANT..=limit));
+    let dns_ttl = table.or("dns_ttl", default.dns_ttl, |n| n.duration(Duration::ZERO..=DAY));
+    Some(ServiceDefaults { format, protocol: protocol?, balance: spec?, connect_timeout, dns_ttl })
+}
+
+fn format(node: &Node<'_>) -> Option<FormatChoice> {
+    let fixed = FormatName::ALL.iter().map(|name| (name.as_str(), FormatChoice::Fixed(*name)));
+    let choices: Vec<(&str, FormatChoice)> =
+        std::iter::once(("auto", FormatChoice::Auto)).chain(fixed).collect();
+    node.choice(&choices)
+}
