@@ -1,14 +1,19 @@
-//! Where instances are announced: a ZooKeeper ensemble or a directory tree, behind two traits.
+//! Where instances are announced: a ZooKeeper ensemble or a directory tree, behind one trait.
 //!
-//! [`Discovery`] tells what a registry holds, [`Registrar`] puts something there.
+//! [`Discovery`] tells what a registry holds; [`zookeeper::Registration`] and [`directory::register_in_directory`] put
+//! something there.
+
+pub mod directory;
+pub mod format;
+mod outbox;
+mod view;
+pub mod zookeeper;
 
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Instant;
 
-use ipnet::IpNet;
-
-use crate::model::{FormatChoice, ServiceName, ServiceSnapshot, Trust};
+use crate::model::{DenyList, FormatChoice, ServiceName, ServiceSnapshot, Trust};
 
 /// One directory that is watched: a service's, or a catalog's.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,7 +27,7 @@ pub struct Base {
     /// How its nodes are decoded.
     pub format: FormatChoice,
     /// Address ranges that no node may name (literals here; names when they are dialled).
-    pub deny: Arc<[IpNet]>,
+    pub deny: Arc<DenyList>,
 }
 
 /// News of a registry. Says what is, not what happened: missing one of two equals seeing the last.

@@ -1,0 +1,372 @@
+//! One base of a directory registry: listed whole, then kept current by events.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::super::format::MAX_DATA;
+use super::super::outbox::Outbox;
+use super::super::view::BaseView;
+use super::super::{Base, Change};
+use super::files::{self, Content, Found, Stamp};
+use super::inbox::Kind;
+use super::tree::Tree;
+use crate::model::{RejectReason, Trust};
+
+/// Why something is listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Mode {
+    /// It is new, or events were lost.
+    Full,
+    /// To find what events missed. A file that is being written is left to its event.
+    Audit,
+    /// It could not be listed before.
+    Retry,
+}
+
+/// A base and what is known of its files.
+#[derive(Debug)]
+pub(super) struct BaseState {
+    base: Base,
+    directory: PathBuf,
+    view: BaseView,
+    /// Directories that were listed, by child; a service's own under the empty name.
+    folders: HashMap<Box<str>, HashMap<Box<str>, Known>>,
+    /// What cannot be listed now, by child likewise, and why.
+    troubles: BTreeMap<Box<str>, String>,
+    listed: bool,
+    told: Option<(Trust, Option<Arc<str>>)>,
+}
+
+/// What is known of a file.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    stamp: Option<Stamp>,
+    /// Its content could not be had: it is tried again on any occasion.
+    unread: bool,
+}
+
+impl BaseState {
+    pub(super) fn new(base: Base, root: &Path) -> Self {
+        let segments = base.path.split('/').filter(|segment| !segment.is_empty());
+        Self {
+            directory: segments.fold(root.to_owned(), |path, segment| path.join(segment)),
+            view: BaseView::new(&base),
+            base,
+            folders: HashMap::new(),
+            troubles: BTreeMap::new(),
+            listed: false,
+            told: None,
+        }
+    }
+
+    pub(super) fn is_catalog(&self) -> bool {
+        self.base.catalog
+    }
+
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    pub(super) fn in_trouble(&self) -> bool {
+        !self.troubles.is_empty()
+    }
+
+    /// Lists the base. Returns the children whose turn is to come: those of a catalog that are known already.
+    pub(super) fn list(&mut self, tree: &mut Tree, mode: Mode) -> Vec<Box<str>> {
+        let result = match tree.open(&self.directory) {
+            Ok(true) if self.base.catalog => self.list_children(tree, mode),
+            Ok(true) => self.list_nodes("", tree, mode).map(|()| Vec::new()),
+            Ok(false) => Err(io::ErrorKind::NotFound.into()),
+            Err(error) => Err(error),
+        };
+        match result {
+            Ok(later) => {
+                self.listed = true;
+                self.troubles.remove("");
+                later
+            }
+            Err(error) if files::is_missing(&error) => {
+                self.clear(tree);
+                Vec::new()
+            }
+            Err(error) => {
+                self.troubles.insert("".into(), describe(&self.directory, &error));
+                Vec::new()
+            }
+        }
+    }
+
+    /// Lists one directory of nodes: a catalog's child, which may be gone by now.
+    pub(super) fn list_child(&mut self, child: &str, tree: &mut Tree, mode: Mode) {
+        match self.list_nodes(child, tree, mode) {
+            Ok(()) => {
+                self.troubles.remove(child);
+            }
+            Err(error) if files::is_missing(&error) || error.kind() == io::ErrorKind::NotADirectory => {
+                self.drop_child(child, tree);
+            }
+            Err(error) => {
+                self.troubles.insert(child.into(), describe(&self.folder(child), &error));
+            }
+        }
+    }
+
+    /// Something happened to an entry of a catalog's directory.
+    pub(super) fn child_event(&mut self, name: &OsStr, kind: Kind, tree: &mut Tree) {
+        let Some(child) = name.to_str().filter(|_| files::is_node_name(name)) else { return };
+        let path = self.folder(child);
+        let troubled = self.troubles.contains_key(child);
+        if kind == Kind::Written || kind == Kind::Attributes && !troubled {
+            return;
+        }
+        if path.is_dir() || troubled || self.folders.contains_key(child) {
+            self.list_child(child, tree, Mode::Full);
+        }
+    }
+
+    /// Something happened to an entry of a directory of nodes.
+    pub(super) fn node_event(&mut self, child: &str, name: &OsStr, kind: Kind, tree: &mut Tree) {
+        let Some(folder) = self.folders.get(child) else { return };
+        if !files::is_node_name(name) {
+            // A mounted volume swaps the link `..data`, through which its files lead, in one move.
+            if name.as_encoded_bytes().starts_with(b"..") && matches!(kind, Kind::MovedIn | Kind::Created) {
+                self.list_child(child, tree, Mode::Full);
+            }
+            return;
+        }
+        let path = self.folder(child).join(name);
+        let Some(name) = name.to_str() else {
+            self.misnamed(child, &name.to_string_lossy(), kind != Kind::Removed);
+            return;
+        };
+        let known = folder.get(name).copied();
+        match kind {
+            Kind::Written | Kind::MovedIn => self.load(child, name, &path, tree),
+            Kind::Created => match tree.inspect(&path) {
+                Ok(Found::Node(stamp)) if !stamp.linked => {}
+                _ => self.load(child, name, &path, tree),
+            },
+            Kind::Attributes if known.is_some_and(|known| known.unread) => {
+                self.load(child, name, &path, tree);
+            }
+            Kind::Attributes => {}
+            Kind::Removed => match (tree.inspect(&path), known.and_then(|known| known.stamp)) {
+                // A listing was faster than this event and has seen what came after.
+                (Ok(Found::Node(now)), Some(known)) if now.incarnation == known.incarnation => {}
+                _ => self.forget(child, name),
+            },
+        }
+    }
+
+    /// Tells what changed. Nothing before the first listing: what is unknown must not look empty.
+    pub(super) fn flush(&mut self, outbox: &Outbox, received: Instant) {
+        if self.listed {
+            for change in self.view.take_changes(received) {
+                outbox.send(change);
+            }
+        }
+        let state = match self.troubles.values().next() {
+            Some(trouble) => (Trust::Stale, Some(trouble.as_str())),
+            None if self.listed => (Trust::Live, None),
+            None => return,
+        };
+        if self.told.as_ref().is_some_and(|(trust, reason)| (*trust, reason.as_deref()) == state) {
+            return;
+        }
+        let (trust, reason) = (state.0, state.1.map(Arc::from));
+        if let Some(reason) = &reason {
+            tracing::warn!(base = %self.base.name, %reason, "what is known of it stays in use");
+        }
+        self.told = Some((trust, reason.clone()));
+        outbox.send(Change::Trust { base: self.base.name.clone(), trust, reason });
+    }
+
+    fn list_children(&mut self, tree: &mut Tree, mode: Mode) -> io::Result<Vec<Box<str>>> {
+        let mut children = HashSet::new();
+        for entry in fs::read_dir(&self.directory)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let Some(child) = name.to_str().filter(|_| files::is_node_name(&name)) else { continue };
+            let kind = entry.file_type()?;
+            if kind.is_dir() || kind.is_symlink() && entry.path().is_dir() {
+                children.insert(Box::from(child));
+            }
+        }
+        let known = self.folders.keys().chain(self.troubles.keys());
+        let gone: Vec<_> = known.filter(|child| !children.contains(*child)).cloned().collect();
+        for child in gone {
+            self.drop_child(&child, tree);
+        }
+        let mut later = Vec::new();
+        for child in children {
+            if !self.folders.contains_key(&child) || self.troubles.contains_key(&child) {
+                self.list_child(&child, tree, Mode::Full);
+            } else if mode != Mode::Retry {
+                later.push(child);
+            }
+        }
+        Ok(later)
+    }
+
+    /// Lists a directory of nodes and takes the difference over. Removes only what a whole listing lacks.
+    fn list_nodes(&mut self, child: &str, tree: &mut Tree, mode: Mode) -> io::Result<()> {
+        let directory = self.folder(child);
+        tree.watches.ensure(&directory)?;
+        tree.admit(&directory)?;
+        let entries = fs::read_dir(&directory)?.collect::<io::Result<Vec<_>>>()?;
+        self.folders.entry(child.into()).or_default();
+        if self.base.catalog {
+            self.view.put_service(child);
+        }
+        let mut seen: HashSet<Box<str>> = HashSet::new();
+        let mut drift = 0;
+        for entry in entries {
+            let name = entry.file_name();
+            if !files::is_node_name(&name) {
+                continue;
+            }
+            let Some(name) = name.to_str() else {
+                self.misnamed(child, &name.to_string_lossy(), true);
+                seen.insert(name.to_string_lossy().into());
+                continue;
+            };
+            seen.insert(name.into());
+            let path = directory.join(name);
+            let known = self.folders.get(child).and_then(|folder| folder.get(name)).copied();
+            let found = tree.inspect(&path);
+            if let (Ok(Found::Node(stamp)), Some(known)) = (&found, known)
+                && known.stamp == Some(*stamp)
+                && !known.unread
+            {
+                continue;
+            }
+            if let (Ok(Found::Node(stamp)), Mode::Audit) = (&found, mode) {
+                if stamp.is_hot() {
+                    continue;
+                }
+                // The target of a link may change without an event.
+                drift += usize::from(!stamp.symbolic && known.is_none_or(|known| !known.unread));
+            }
+            self.load(child, name, &path, tree);
+        }
+        let known = self.folders.get(child).into_iter().flat_map(HashMap::keys);
+        let gone: Vec<Box<str>> = known.filter(|name| !seen.contains(*name)).cloned().collect();
+        for name in &gone {
+            self.forget(child, name);
+        }
+        if mode == Mode::Audit && drift + gone.len() > 0 {
+            let nodes = drift + gone.len();
+            tracing::info!(directory = %directory.display(), nodes, "a listing found what no event told");
+            // Its watch may be dead: a new one, and what happened in between.
+            tree.watches.forget(&directory);
+            return self.list_nodes(child, tree, Mode::Full);
+        }
+        Ok(())
+    }
+
+    /// Reads a node, whatever stands there now.
+    fn load(&mut self, child: &str, name: &str, path: &Path, tree: &Tree) {
+        let stamp = match tree.inspect(path) {
+            Ok(Found::Absent | Found::Other) => return self.forget(child, name),
+            Ok(Found::Node(stamp)) => stamp,
+            Ok(Found::Bad(stamp, why)) => {
+                return self.refuse(child, name, Some(stamp), RejectReason::Forbidden, &why);
+            }
+            Err(error) => {
+                let why = format!("cannot look at it: {error}");
+                return self.refuse(child, name, None, RejectReason::Forbidden, &why);
+            }
+        };
+        match files::read(path) {
+            Ok(Content::Data(data)) => {
+                self.know(child, name, Known { stamp: Some(stamp), unread: false });
+                self.view.put(self.key(child), name, stamp.incarnation, &data);
+            }
+            Ok(Content::TooLarge(size)) => {
+                let why = format!("{size} bytes, and at most {MAX_DATA} are read");
+                self.refuse(child, name, Some(stamp), RejectReason::TooLarge, &why);
+            }
+            Err(error) if files::is_missing(&error) => self.forget(child, name),
+            Err(error) => {
+                let why = format!("cannot read it: {error}");
+                self.refuse(child, name, Some(stamp), RejectReason::Forbidden, &why);
+            }
+        }
+    }
+
+    /// A node that cannot be read. What it said before stays, unless that was another node of this name.
+    fn refuse(&mut self, child: &str, name: &str, stamp: Option<Stamp>, reason: RejectReason, why: &str) {
+        let before = self.folders.get(child).and_then(|folder| folder.get(name)?.stamp);
+        if let (Some(before), Some(now)) = (before, stamp)
+            && before.incarnation != now.incarnation
+        {
+            self.view.remove(self.key(child), name);
+        }
+        self.know(child, name, Known { stamp: stamp.or(before), unread: true });
+        self.view.reject(self.key(child), name, reason, why);
+    }
+
+    /// A file whose name is no text, by what can be shown of it.
+    fn misnamed(&mut self, child: &str, shown: &str, exists: bool) {
+        if exists {
+            self.know(child, shown, Known { stamp: None, unread: true });
+            self.view.reject(self.key(child), shown, RejectReason::BadName, "not UTF-8");
+        } else {
+            self.forget(child, shown);
+        }
+    }
+
+    fn know(&mut self, child: &str, name: &str, known: Known) {
+        self.folders.entry(child.into()).or_default().insert(name.into(), known);
+    }
+
+    fn forget(&mut self, child: &str, name: &str) {
+        if let Some(folder) = self.folders.get_mut(child) {
+            folder.remove(name);
+        }
+        self.view.remove(self.key(child), name);
+    }
+
+    fn drop_child(&mut self, child: &str, tree: &mut Tree) {
+        tree.watches.forget(&self.folder(child));
+        self.folders.remove(child);
+        self.troubles.remove(child);
+        self.view.remove_service(child);
+    }
+
+    /// The base's directory does not exist: it is listed, and empty.
+    fn clear(&mut self, tree: &mut Tree) {
+        self.listed = true;
+        self.troubles.clear();
+        tree.watches.forget(&self.directory);
+        for (child, nodes) in std::mem::take(&mut self.folders) {
+            if self.base.catalog {
+                self.drop_child(&child, tree);
+            } else {
+                for name in nodes.keys() {
+                    self.view.remove(None, name);
+                }
+            }
+        }
+    }
+
+    /// The view's name for a directory of nodes.
+    fn key<'a>(&self, child: &'a str) -> Option<&'a str> {
+        self.base.catalog.then_some(child)
+    }
+
+    fn folder(&self, child: &str) -> PathBuf {
+        if child.is_empty() { self.directory.clone() } else { self.directory.join(child) }
+    }
+}
+
+/// What went wrong with a directory, for people.
+fn describe(directory: &Path, error: &io::Error) -> String {
+    let code = if error.kind() == io::ErrorKind::PermissionDenied { "forbidden: " } else { "" };
+    format!("{code}cannot list {}: {error}", directory.display())
+}

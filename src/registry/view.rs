@@ -1,0 +1,147 @@
+//! What is known of one base: its nodes decoded, and what changed since it was last asked.
+//!
+//! Both kinds of registry feed it node by node and fetch changes when they have fed it whole; nodes are
+//! decoded then, so that detection sees a listing and not its first line.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{Base, Change};
+use crate::model::{Incarnation, RejectReason, ServiceName, ServiceSnapshot};
+
+mod service;
+
+use service::Service;
+
+/// Unsafe names that are remembered so as to be told only once.
+const MAX_TOLD_NAMES: usize = 1000;
+
+/// The decoded state of one base: a service, or a catalog of them.
+#[derive(Debug)]
+pub(super) struct BaseView {
+    base: Arc<Base>,
+    /// By child directory; a base that is one service has it under the empty name.
+    services: HashMap<Box<str>, Service>,
+    /// What `take_changes` looks at.
+    touched: Vec<Box<str>>,
+    /// What was told last, kept over a directory's absence until that is told too.
+    told: HashMap<Box<str>, Arc<ServiceSnapshot>>,
+    refused: HashSet<Box<str>>,
+}
+
+impl BaseView {
+    /// Nothing is known yet. The first changes of a service's base hold that service, even an empty one.
+    pub(super) fn new(base: &Base) -> Self {
+        let base = Arc::new(base.clone());
+        let mut view = Self {
+            services: HashMap::new(),
+            touched: Vec::new(),
+            told: HashMap::new(),
+            refused: HashSet::new(),
+            base,
+        };
+        if !view.base.catalog {
+            let service = Service::new(Arc::clone(&view.base), view.base.name.clone(), None);
+            view.services.insert("".into(), service);
+            view.touch("");
+        }
+        view
+    }
+
+    /// A catalog's child directory exists. Its name must be a safe segment; else it is told once and ignored.
+    pub(super) fn put_service(&mut self, child: &str) {
+        if !self.base.catalog || self.services.contains_key(child) {
+            return;
+        }
+        match ServiceName::in_catalog(self.base.name.as_str(), child) {
+            Ok(name) => {
+                self.services.insert(child.into(), Service::new(Arc::clone(&self.base), name, Some(child)));
+                self.touch(child);
+            }
+            Err(error) => {
+                if self.refused.len() < MAX_TOLD_NAMES && self.refused.insert(child.into()) {
+                    tracing::warn!(catalog = %self.base.name, %error, "a directory of the catalog is no service");
+                }
+            }
+        }
+    }
+
+    /// A catalog's child directory is gone.
+    pub(super) fn remove_service(&mut self, child: &str) {
+        if self.base.catalog && self.services.remove(child).is_some() {
+            self.touched.push(child.into());
+        }
+    }
+
+    /// A node exists and holds this. With the incarnation it had before, its last good value outlives bad data.
+    pub(super) fn put(&mut self, child: Option<&str>, node: &str, incarnation: Incarnation, data: &[u8]) {
+        if let Some(child) = child {
+            self.put_service(child);
+        }
+        self.with(child, |service| service.put(node, incarnation, data));
+    }
+
+    /// A node exists and cannot be used, for a reason that is not in its data. Its last good value stays.
+    pub(super) fn reject(&mut self, child: Option<&str>, node: &str, reason: RejectReason, detail: &str) {
+        if let Some(child) = child {
+            self.put_service(child);
+        }
+        self.with(child, |service| service.reject(node, reason, detail));
+    }
+
+    /// A node is gone.
+    pub(super) fn remove(&mut self, child: Option<&str>, node: &str) {
+        self.with(child, |service| service.remove(node));
+    }
+
+    /// The services that differ from what was last told. Linear in the services touched since, not in all.
+    pub(super) fn take_changes(&mut self, received: Instant) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for child in std::mem::take(&mut self.touched) {
+            match self.services.get_mut(&child) {
+                Some(service) => {
+                    // Removed and put back in between, it is listed twice; once is enough.
+                    if !std::mem::take(&mut service.touched) {
+                        continue;
+                    }
+                    let snapshot = service.snapshot();
+                    if self.told.get(&child).is_some_and(|told| service::same(told, &snapshot)) {
+                        continue;
+                    }
+                    let snapshot = Arc::new(snapshot);
+                    let service = service.name().clone();
+                    self.told.insert(child, Arc::clone(&snapshot));
+                    changes.push(Change::Updated { service, snapshot, received });
+                }
+                None => {
+                    if self.told.remove(&child).is_some()
+                        && let Ok(service) = ServiceName::in_catalog(self.base.name.as_str(), &child)
+                    {
+                        changes.push(Change::Gone { service, received });
+                    }
+                }
+            }
+        }
+        changes
+    }
+
+    fn with(&mut self, child: Option<&str>, act: impl FnOnce(&mut Service)) {
+        let child = child.unwrap_or_default();
+        if let Some(service) = self.services.get_mut(child) {
+            act(service);
+            self.touch(child);
+        }
+    }
+
+    fn touch(&mut self, child: &str) {
+        if let Some(service) = self.services.get_mut(child)
+            && !std::mem::replace(&mut service.touched, true)
+        {
+            self.touched.push(child.into());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,255 @@
+use super::*;
+use crate::model::{FormatChoice, FormatName};
+
+fn base(format: FormatChoice, catalog: bool) -> Base {
+    Base {
+        name: ServiceName::new("orders").unwrap(),
+        catalog,
+        path: "/services/orders".into(),
+        format,
+        deny: Arc::new(crate::model::DenyList::new(vec!["169.254.0.0/16".parse().unwrap()], vec![])),
+    }
+}
+
+fn view() -> BaseView {
+    BaseView::new(&base(FormatChoice::Auto, false))
+}
+
+fn catalog() -> BaseView {
+    BaseView::new(&base(FormatChoice::Auto, true))
+}
+
+const ONE: Incarnation = Incarnation(1, 0);
+const TWO: Incarnation = Incarnation(2, 0);
+
+impl BaseView {
+    fn says(&mut self, node: &str, data: &str) {
+        self.put(None, node, ONE, data.as_bytes());
+    }
+
+    fn now(&mut self) -> Arc<ServiceSnapshot> {
+        match self.take_changes(Instant::now()).as_slice() {
+            [Change::Updated { snapshot, .. }] => Arc::clone(snapshot),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn told(&mut self) -> Vec<String> {
+        self.take_changes(Instant::now())
+            .into_iter()
+            .map(|change| match change {
+                Change::Updated { service, snapshot, .. } => format!("{service} {}", members(&snapshot)),
+                Change::Gone { service, .. } => format!("{service} gone"),
+                other => panic!("{other:?}"),
+            })
+            .collect()
+    }
+}
+
+fn members(snapshot: &ServiceSnapshot) -> String {
+    let members: Vec<_> = snapshot.instances.iter().map(|i| format!("{}={}", i.id.name, i.address)).collect();
+    members.join(",")
+}
+
+fn rejected(snapshot: &ServiceSnapshot) -> Vec<String> {
+    snapshot.rejected.iter().map(|r| format!("{} {}", r.node, r.reason.code())).collect()
+}
+
+#[test]
+fn a_service_is_told_once_even_when_it_is_empty_and_then_only_when_it_differs() {
+    let mut view = view();
+    assert_eq!(*view.now(), ServiceSnapshot::default());
+    assert!(view.take_changes(Instant::now()).is_empty());
+    view.says("b", "h:2");
+    view.says("a", "h:1");
+    let first = view.now();
+    assert_eq!(members(&first), "a=h:1,b=h:2");
+    view.says("a", " h:1\n");
+    view.remove(None, "c");
+    assert!(view.take_changes(Instant::now()).is_empty());
+    view.says("b", "h:3");
+    let second = view.now();
+    assert_eq!(members(&second), "a=h:1,b=h:3");
+    assert!(Arc::ptr_eq(&first.instances[0], &second.instances[0]), "what did not change is shared");
+    view.remove(None, "a");
+    view.remove(None, "b");
+    assert_eq!(members(&view.now()), "");
+}
+
+#[test]
+fn bad_data_keeps_the_last_good_value_and_is_listed_too() {
+    let mut view = view();
+    view.says("a", "h:1");
+    view.says("b", "h:2");
+    view.now();
+    view.says("a", "h:99999");
+    let now = view.now();
+    assert_eq!((members(&now).as_str(), rejected(&now)), ("a=h:1,b=h:2", vec!["a bad_port".to_owned()]));
+    view.reject(None, "b", RejectReason::Forbidden, "no\nread");
+    let now = view.now();
+    assert_eq!(rejected(&now), ["a bad_port", "b forbidden"]);
+    assert_eq!(now.rejected[1].to_string(), "forbidden: no\\nread");
+    view.says("a", "h:3");
+    view.says("b", "h:2");
+    let now = view.now();
+    assert_eq!((members(&now).as_str(), rejected(&now)), ("a=h:3,b=h:2", vec![]));
+}
+
+#[test]
+fn a_node_created_again_has_no_last_good_value() {
+    let mut view = view();
+    view.says("a", "h:1");
+    view.says("b", "h:2");
+    view.now();
+    view.put(None, "a", TWO, b"h:0");
+    let now = view.now();
+    assert_eq!((members(&now).as_str(), rejected(&now)), ("b=h:2", vec!["a bad_port".to_owned()]));
+    view.put(None, "a", TWO, b"h:1");
+    assert_eq!(view.now().instances[0].id.incarnation, TWO);
+}
+
+#[test]
+fn the_majority_decides_a_folders_format_and_the_rest_is_rejected_with_its_reason() {
+    let mut view = view();
+    view.says("a", "h:1");
+    view.says("b", r#"{"host":"h","port":2}"#);
+    view.says("c", "h:3");
+    let now = view.now();
+    assert_eq!((now.format, members(&now).as_str()), (Some(FormatName::Plain), "a=h:1,c=h:3"));
+    assert!(now.rejected[0].detail.contains("looks like json"), "{}", now.rejected[0]);
+
+    // What was decided holds as long as one child can be read …
+    view.says("d", r#"{"host":"h","port":4}"#);
+    view.remove(None, "a");
+    assert_eq!(view.now().format, Some(FormatName::Plain));
+    // … and is decided anew when none can.
+    view.remove(None, "c");
+    let now = view.now();
+    assert_eq!((now.format, members(&now).as_str()), (Some(FormatName::Json), "b=h:2,d=h:4"));
+    assert!(now.rejected.is_empty());
+}
+
+#[test]
+fn what_looks_like_nothing_is_unknown_until_a_child_can_be_read() {
+    let mut view = view();
+    view.says("a", "{");
+    view.says("member_0000000001", r#"{"serviceEndpoint":{"host":"h","port":1}}"#);
+    let now = view.now();
+    assert_eq!(now.format, None);
+    assert_eq!(rejected(&now), ["a unknown_format", "member_0000000001 unknown_format"]);
+    assert!(now.rejected[1].detail.contains("serverset"), "{}", now.rejected[1]);
+    view.says("b", "http://h:2");
+    let now = view.now();
+    assert_eq!((now.format, members(&now).as_str()), (Some(FormatName::Url), "b=h:2"));
+}
+
+#[test]
+fn a_configured_format_holds_whatever_the_nodes_look_like() {
+    let mut view = BaseView::new(&base(FormatChoice::Fixed(FormatName::Json), false));
+    view.says("a", "h:1");
+    let now = view.now();
+    assert_eq!((now.format, rejected(&now)), (Some(FormatName::Json), vec!["a syntax".to_owned()]));
+    view.says("a", r#"{"host":"h","port":1}"#);
+    assert_eq!(members(&view.now()), "a=h:1");
+}
+
+#[test]
+fn denied_ranges_hold_for_literals_mapped_ones_included() {
+    let mut view = view();
+    view.says("a", "169.254.169.254:80");
+    view.says("b", "[::ffff:169.254.169.254]:80");
+    view.says("c", "169.253.0.1:80");
+    let now = view.now();
+    assert_eq!(
+        (members(&now).as_str(), rejected(&now)),
+        ("c=169.253.0.1:80", vec!["a denied_address".to_owned(), "b denied_address".to_owned()])
+    );
+}
+
+#[test]
+fn control_nodes_are_neither_instances_nor_rejected() {
+    let mut base = base(FormatChoice::Auto, false);
+    base.path = "/motan/g/S/client".into();
+    let mut view = BaseView::new(&base);
+    view.says("a", "motan://192.0.2.1:0/S");
+    let now = view.now();
+    assert_eq!((now.instances.len(), now.rejected.len(), now.format), (0, 0, Some(FormatName::Url)));
+}
+
+#[test]
+fn a_catalogs_children_are_services_from_their_first_to_their_last_moment() {
+    let mut view = catalog();
+    assert!(view.told().is_empty());
+    view.put_service("a");
+    view.put(Some("b"), "n", ONE, b"h:1");
+    assert_eq!(view.told(), ["orders/a ", "orders/b n=h:1"]);
+    view.put(Some("a"), "n", ONE, b"h:2");
+    assert_eq!(view.told(), ["orders/a n=h:2"]);
+    view.remove_service("a");
+    assert_eq!(view.told(), ["orders/a gone"]);
+    view.remove_service("b");
+    view.put(Some("b"), "n", TWO, b"h:1");
+    assert_eq!(view.told(), ["orders/b n=h:1"], "gone and back is another incarnation");
+    view.put_service("c");
+    view.remove_service("c");
+    assert!(view.told().is_empty(), "what was never told is not gone");
+}
+
+#[test]
+fn unsafe_names_are_no_services_and_no_instances() {
+    let mut view = catalog();
+    for name in ["..", "a\nb", ""] {
+        view.put_service(name);
+        view.put(Some(name), "n", ONE, b"h:1");
+    }
+    view.put(Some("ok"), "a\u{7}b", ONE, b"h:1");
+    let now = view.now();
+    assert_eq!((members(&now).as_str(), rejected(&now)), ("", vec!["a\\u{7}b bad_name".to_owned()]));
+}
+
+#[test]
+fn beyond_the_cap_what_stands_is_kept_and_the_rest_rejected() {
+    let mut view = view();
+    view.services.get_mut("").unwrap().set_cap(2);
+    view.says("b", "h:2");
+    view.says("c", "h:3");
+    view.says("a", "h:1");
+    let now = view.now();
+    assert_eq!((members(&now).as_str(), rejected(&now)), ("b=h:2,c=h:3", vec!["a too_large".to_owned()]));
+    view.remove(None, "b");
+    view.says("a", "h:1");
+    let now = view.now();
+    assert_eq!((members(&now).as_str(), rejected(&now)), ("a=h:1,c=h:3", vec![]));
+}
+
+#[test]
+fn random_histories_end_where_a_fresh_view_of_the_same_nodes_does() {
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let good = ["h:1", "h:2", "192.0.2.1:80:5", "[::1]:8 3"];
+    let mut view = view();
+    let mut truth = std::collections::BTreeMap::new();
+    for step in 0..2000u64 {
+        let node = format!("n{}", rng.u8(..12));
+        if rng.u8(..4) == 0 {
+            truth.remove(&node);
+            view.remove(None, &node);
+        } else {
+            let data = good[rng.usize(..good.len())];
+            let incarnation = truth.get(&node).map_or(Incarnation(step, 0), |(incarnation, _)| *incarnation);
+            truth.insert(node.clone(), (incarnation, data));
+            view.put(None, &node, incarnation, data.as_bytes());
+        }
+        if rng.u8(..5) == 0 {
+            view.take_changes(Instant::now());
+        }
+    }
+    view.take_changes(Instant::now());
+    let mut fresh = self::view();
+    for (node, (incarnation, data)) in &truth {
+        fresh.put(None, node, *incarnation, data.as_bytes());
+    }
+    fresh.take_changes(Instant::now());
+    assert_eq!(view.told[""], fresh.told[""]);
+}
