@@ -1,0 +1,315 @@
+//! Reading nodes, and whole listings, in multi-reads under deadlines.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use zookeeper_client::{Client, Error, MultiReadResult};
+
+use super::facts::{Contents, Depth, Found, Place, RESERVED};
+use crate::model::RejectReason;
+
+/// Nodes a service may have, and services a catalog.
+pub(super) const MAX_CHILDREN: usize = 100_000;
+/// Nodes that all services of a catalog may have together.
+const MAX_NODES: usize = 1_000_000;
+/// Payloads above this are refused.
+const MAX_DATA: usize = 1 << 20;
+/// Reads in one request.
+pub(super) const BATCH: usize = 200;
+/// A request's answer should stay below this; big payloads make batches smaller.
+const ANSWER_BYTES: usize = 4 << 20;
+/// Requests of a listing on their way at a time.
+const PIPELINE: usize = 4;
+/// The crate holds requests back for ever while it is disconnected.
+pub(super) const DEADLINE: Duration = Duration::from_secs(10);
+
+/// What is listed.
+#[derive(Debug, Clone)]
+pub(super) struct Target {
+    pub(super) path: Arc<str>,
+    pub(super) depth: Depth,
+    /// Whether the paths are below a chroot, which may be missing.
+    pub(super) chroot: bool,
+}
+
+/// A part of a listing.
+#[derive(Debug)]
+pub(super) enum Part {
+    Folder(Arc<str>, Contents),
+    Nodes(Vec<(Place, Found)>),
+    End(Result<(), ListError>),
+}
+
+/// Why a listing came to nothing. Displayed for people.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum ListError {
+    #[error("forbidden: {0} may not be read with our credentials")]
+    Forbidden(Arc<str>),
+    #[error("too_large: {0} has {1} children, more than the {MAX_CHILDREN} that are taken")]
+    TooLarge(Arc<str>, usize),
+    #[error("too_large: {0} has more than {MAX_NODES} nodes")]
+    TooMany(Arc<str>),
+    #[error("no_chroot: the chroot of the connect string does not exist")]
+    NoChroot,
+    #[error("listing {0} failed: {1}")]
+    Failed(Arc<str>, Error),
+}
+
+/// Lists a target: `sync` first, so that no lagging server shows us the past. Ends with [`Part::End`].
+pub(super) async fn list(client: Client, target: Target, parts: mpsc::Sender<Part>) {
+    let end = Lister { client, target, parts: parts.clone() }.run().await;
+    // The receiver is gone only where nobody wants the listing any more.
+    let _ = parts.send(Part::End(end)).await;
+}
+
+/// Reads nodes. The answer is an error where the request failed as a whole.
+pub(super) async fn read_nodes(
+    client: Client,
+    base: Arc<str>,
+    places: Vec<Place>,
+) -> Result<Vec<(Place, Found)>, Error> {
+    let mut reader = client.new_multi_reader();
+    let mut asked = Vec::with_capacity(places.len());
+    let mut out = Vec::with_capacity(places.len());
+    for place in places {
+        let path = match &place.child {
+            Some(child) => join(&join(&base, child), &place.node),
+            None => join(&base, &place.node),
+        };
+        match reader.add_get_data(&path) {
+            Ok(()) => asked.push(place),
+            Err(why) => out.push((place, Found::Refused(RejectReason::BadName, why.to_string()))),
+        }
+    }
+    let answers = within_deadline(reader.commit()).await?;
+    check_count(asked.len(), answers.len())?;
+    for (place, answer) in asked.into_iter().zip(answers) {
+        let found = match answer {
+            MultiReadResult::Data { data, stat } if data.len() <= MAX_DATA => {
+                Found::Data { czxid: stat.czxid, mzxid: stat.mzxid, data }
+            }
+            MultiReadResult::Data { data, .. } => Found::Refused(
+                RejectReason::TooLarge,
+                format!("{} bytes, more than the {MAX_DATA} that are taken", data.len()),
+            ),
+            MultiReadResult::Error { err: Error::NoNode } => Found::Absent,
+            MultiReadResult::Error { err: Error::NoAuth } => Found::Refused(
+                RejectReason::Forbidden,
+                "the node may not be read with our credentials".to_owned(),
+            ),
+            _ => Found::Failed,
+        };
+        out.push((place, found));
+    }
+    Ok(out)
+}
+
+/// What a request brings, or [`Error::Timeout`].
+pub(super) async fn within_deadline<T>(request: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    timeout(DEADLINE, request).await.unwrap_or(Err(Error::Timeout))
+}
+
+struct Lister {
+    client: Client,
+    target: Target,
+    parts: mpsc::Sender<Part>,
+}
+
+type Folders = Vec<(Arc<str>, Result<Vec<String>, Contents>)>;
+
+impl Lister {
+    async fn run(&self) -> Result<(), ListError> {
+        let path = &self.target.path;
+        within_deadline(self.client.sync(path)).await.map_err(|e| self.failed(e))?;
+        let mut names = match within_deadline(self.client.list_children(path)).await {
+            Ok(names) => names,
+            Err(Error::NoNode) => return self.absent().await,
+            Err(Error::NoAuth) => return Err(ListError::Forbidden(Arc::clone(path))),
+            Err(error) => return Err(self.failed(error)),
+        };
+        if names.len() > MAX_CHILDREN {
+            return Err(ListError::TooLarge(Arc::clone(path), names.len()));
+        }
+        if &**path == "/" {
+            names.retain(|name| name != RESERVED);
+        }
+        let places = match self.target.depth {
+            Depth::Service => {
+                names.into_iter().map(|name| Place { child: None, node: name.into() }).collect()
+            }
+            Depth::Catalog => self.folders(names).await?,
+        };
+        self.nodes(places).await
+    }
+
+    /// A base that is not there is empty, unless the chroot above it is missing too: then the connect
+    /// string is wrong, which must not read as "no instances".
+    async fn absent(&self) -> Result<(), ListError> {
+        if self.target.chroot
+            && within_deadline(self.client.check_stat("/")).await.map_err(|e| self.failed(e))?.is_none()
+        {
+            return Err(ListError::NoChroot);
+        }
+        Ok(())
+    }
+
+    async fn folders(&self, names: Vec<String>) -> Result<Vec<Place>, ListError> {
+        let mut places = Vec::new();
+        let mut names = names.into_iter().map(Arc::<str>::from);
+        let mut jobs = JoinSet::new();
+        let mut batch = BatchSize::default();
+        loop {
+            while jobs.len() < PIPELINE {
+                let chunk: Vec<_> = names.by_ref().take(batch.0).collect();
+                if chunk.is_empty() {
+                    break;
+                }
+                jobs.spawn(read_folders(self.client.clone(), Arc::clone(&self.target.path), chunk));
+            }
+            let Some(done) = jobs.join_next().await else { return Ok(places) };
+            let folders = self.joined(done)?;
+            batch.adapt(folders.len(), folders.iter().map(|(_, names)| size_of_names(names)).sum());
+            for (child, names) in folders {
+                let contents = match names {
+                    Err(contents) => contents,
+                    Ok(names) if names.len() > MAX_CHILDREN => Contents::Refused(
+                        RejectReason::TooLarge,
+                        format!("{} nodes, more than the {MAX_CHILDREN} that are taken", names.len()),
+                    ),
+                    Ok(names) => {
+                        places.extend(
+                            names
+                                .into_iter()
+                                .map(|name| Place { child: Some(Arc::clone(&child)), node: name.into() }),
+                        );
+                        Contents::Listed
+                    }
+                };
+                if places.len() > MAX_NODES {
+                    return Err(ListError::TooMany(Arc::clone(&self.target.path)));
+                }
+                self.say(Part::Folder(child, contents)).await;
+            }
+        }
+    }
+
+    async fn nodes(&self, places: Vec<Place>) -> Result<(), ListError> {
+        let mut places = places.into_iter();
+        let mut jobs = JoinSet::new();
+        let mut batch = BatchSize::default();
+        loop {
+            while jobs.len() < PIPELINE {
+                let chunk: Vec<_> = places.by_ref().take(batch.0).collect();
+                if chunk.is_empty() {
+                    break;
+                }
+                jobs.spawn(read_nodes(self.client.clone(), Arc::clone(&self.target.path), chunk));
+            }
+            let Some(done) = jobs.join_next().await else { return Ok(()) };
+            let nodes = self.joined(done)?;
+            batch.adapt(nodes.len(), nodes.iter().map(|(_, found)| size_of_found(found)).sum());
+            self.say(Part::Nodes(nodes)).await;
+        }
+    }
+
+    async fn say(&self, part: Part) {
+        // As in `list`: nobody listens only where the listing was given up, and then this task ends soon.
+        let _ = self.parts.send(part).await;
+    }
+
+    fn joined<T>(&self, done: Result<Result<T, Error>, tokio::task::JoinError>) -> Result<T, ListError> {
+        done.unwrap_or_else(|died| Err(Error::UnexpectedError(died.to_string()))).map_err(|e| self.failed(e))
+    }
+
+    fn failed(&self, error: Error) -> ListError {
+        ListError::Failed(Arc::clone(&self.target.path), error)
+    }
+}
+
+/// How many reads go into the next request: starts small and follows the size of the answers.
+struct BatchSize(usize);
+
+impl Default for BatchSize {
+    fn default() -> Self {
+        Self(BATCH / 8)
+    }
+}
+
+impl BatchSize {
+    fn adapt(&mut self, items: usize, bytes: usize) {
+        let fitting = (items * ANSWER_BYTES).checked_div(bytes).unwrap_or(BATCH);
+        self.0 = fitting.min(self.0 * 2).clamp(1, BATCH);
+    }
+}
+
+async fn read_folders(client: Client, base: Arc<str>, children: Vec<Arc<str>>) -> Result<Folders, Error> {
+    let mut reader = client.new_multi_reader();
+    let mut asked = Vec::with_capacity(children.len());
+    let mut out = Vec::with_capacity(children.len());
+    for child in children {
+        match reader.add_get_children(&join(&base, &child)) {
+            Ok(()) => asked.push(child),
+            Err(why) => out.push((child, Err(Contents::Refused(RejectReason::BadName, why.to_string())))),
+        }
+    }
+    let answers = within_deadline(reader.commit()).await?;
+    check_count(asked.len(), answers.len())?;
+    for (child, answer) in asked.into_iter().zip(answers) {
+        let names = match answer {
+            MultiReadResult::Children { children } => Ok(children),
+            MultiReadResult::Error { err: Error::NoNode } => Err(Contents::Vanished),
+            MultiReadResult::Error { err: Error::NoAuth } => Err(Contents::Refused(
+                RejectReason::Forbidden,
+                "the directory may not be read with our credentials".to_owned(),
+            )),
+            MultiReadResult::Error { err } => return Err(err),
+            other => return Err(Error::UnexpectedError(format!("{other:?} instead of children"))),
+        };
+        out.push((child, names));
+    }
+    Ok(out)
+}
+
+fn join(parent: &str, child: &str) -> String {
+    if parent == "/" { format!("/{child}") } else { format!("{parent}/{child}") }
+}
+
+fn check_count(asked: usize, answered: usize) -> Result<(), Error> {
+    if asked == answered {
+        Ok(())
+    } else {
+        Err(Error::UnexpectedError(format!("{answered} answers to {asked} reads")))
+    }
+}
+
+fn size_of_names(names: &Result<Vec<String>, Contents>) -> usize {
+    names.as_ref().map_or(0, |names| names.iter().map(|name| name.len() + 24).sum())
+}
+
+fn size_of_found(found: &Found) -> usize {
+    match found {
+        Found::Data { data, .. } => data.len() + 88,
+        _ => 8,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_grow_on_small_answers_and_shrink_on_big_ones() {
+        let mut batch = BatchSize::default();
+        for _ in 0..4 {
+            batch.adapt(batch.0, batch.0 * 300);
+        }
+        assert_eq!(batch.0, BATCH);
+        batch.adapt(BATCH, BATCH << 20);
+        assert_eq!(batch.0, 4);
+        batch.adapt(1, 64 << 20);
+        assert_eq!(batch.0, 1);
+    }
+}

@@ -1,0 +1,416 @@
+//! What one base path holds, as events and answers tell it: a state machine without I/O and without a clock.
+//!
+//! Events and answers reach us by separate ways, so an answer may be older than an event that was handled
+//! before it. Every node event therefore gets a sequence number; every question remembers the number that
+//! was current when it was asked; an answer about a path that an event touched since then is dropped (the
+//! event asked a newer question where one was needed). A deletion takes the node out at once, unasked.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+pub use super::facts::{Contents, Counters, Delta, Depth, EventKind, Found, Place, Question};
+use super::facts::{DIRECTORY, RESERVED};
+use super::tree::{Put, Tree};
+use crate::model::RejectReason;
+
+/// Names one listing. Answers of a listing that was given up are ignored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ticket {
+    at: u64,
+    id: u64,
+}
+
+/// More unread nodes than this are listed instead of read one by one.
+const MAX_WANTED: usize = 20_000;
+
+/// The mirror of one base path.
+#[derive(Debug)]
+pub struct Mirror {
+    base: String,
+    depth: Depth,
+    tree: Tree,
+    /// Number of the newest event.
+    seq: u64,
+    /// Answers to questions older than this are void.
+    floor: u64,
+    /// Newest event by path below the base, as long as a question about it may be open or to come.
+    touched: HashMap<Box<str>, u64>,
+    prune_at: usize,
+    /// Open questions by `at`.
+    open: BTreeMap<u64, usize>,
+    queue: VecDeque<Place>,
+    wanted: HashSet<Place>,
+    listing: Option<Listing>,
+    next_id: u64,
+    listed: bool,
+    /// Something was missed: list soon.
+    again: bool,
+    /// Something may have been missed since the last whole listing.
+    doubt: bool,
+    counters: Counters,
+}
+
+#[derive(Debug)]
+struct Listing {
+    ticket: Ticket,
+    purpose: Purpose,
+    broken: bool,
+}
+
+/// Why a listing is made; decides what a difference means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// The watch is new, or an answer was lost: differences are expected.
+    Resync,
+    /// Nothing is known to be missing: a difference is one that the events should have told.
+    Audit,
+}
+
+/// Where a path lies.
+enum Spot {
+    Base,
+    Folder(Arc<str>),
+    Node(Place),
+    Elsewhere,
+}
+
+impl Mirror {
+    /// An empty mirror of `base` (absolute, without a slash at its end unless it is the root). A directory
+    /// takes at most `cap` nodes.
+    pub fn new(base: &str, depth: Depth, cap: usize) -> Self {
+        Self {
+            base: base.to_owned(),
+            depth,
+            tree: Tree::new(depth, cap),
+            seq: 0,
+            floor: 0,
+            touched: HashMap::new(),
+            prune_at: 1024,
+            open: BTreeMap::new(),
+            queue: VecDeque::new(),
+            wanted: HashSet::new(),
+            listing: None,
+            next_id: 0,
+            listed: false,
+            again: false,
+            doubt: true,
+            counters: Counters::default(),
+        }
+    }
+
+    /// A watch event. Paths that are not at the depths we mirror are ignored.
+    pub fn event(&mut self, kind: EventKind, path: &str) {
+        match (self.spot(path), kind) {
+            (Spot::Elsewhere, _) | (Spot::Base | Spot::Folder(_), EventKind::Changed) => {}
+            (Spot::Base, kind) => {
+                self.void_answers();
+                if kind == EventKind::Deleted {
+                    self.counters.removed_by_event += self.tree.drop_everything();
+                }
+                self.again = true;
+            }
+            (Spot::Folder(child), EventKind::Created) => {
+                self.touch(&child);
+                self.tree.ensure_folder(&child);
+            }
+            (Spot::Folder(child), EventKind::Deleted) => {
+                self.touch(&child);
+                self.counters.removed_by_event += self.tree.drop_folder(&child);
+            }
+            (Spot::Node(place), EventKind::Deleted) => {
+                self.touch(&place.below_base());
+                self.wanted.remove(&place);
+                if self.tree.forget(&place) {
+                    self.counters.removed_by_event += 1;
+                }
+            }
+            (Spot::Node(place), _) => {
+                self.touch(&place.below_base());
+                self.want(place);
+            }
+        }
+    }
+
+    /// The watch is lost, and with it every open question. What is known stays.
+    pub fn lost(&mut self) {
+        self.void_answers();
+        self.touched.clear();
+        self.queue.clear();
+        self.wanted.clear();
+        self.again = false;
+        self.doubt = true;
+    }
+
+    /// The next nodes to read, at most `max`.
+    pub fn ask(&mut self, max: usize) -> Option<Question> {
+        let mut places = Vec::new();
+        while places.len() < max
+            && let Some(place) = self.queue.pop_front()
+        {
+            // A deletion in between took it out of `wanted`, a later creation may have queued it twice.
+            if self.wanted.remove(&place) {
+                places.push(place);
+            }
+        }
+        (!places.is_empty()).then(|| {
+            *self.open.entry(self.seq).or_default() += 1;
+            Question { at: self.seq, places }
+        })
+    }
+
+    /// The answer to the [`Question`] asked at `at`; empty where the whole of it failed.
+    pub fn answer(&mut self, at: u64, answers: Vec<(Place, Found)>) {
+        if at < self.floor {
+            self.counters.stale_replies += answers.len() as u64;
+            return;
+        }
+        self.again |= answers.is_empty();
+        for (place, found) in answers {
+            if self.touched_since(&place.below_base(), at) {
+                self.counters.stale_replies += 1;
+                continue;
+            }
+            match found {
+                Found::Data { czxid, mzxid, data } => {
+                    self.put(place, czxid, mzxid, data);
+                }
+                Found::Refused(reason, detail) => {
+                    self.reject(place, reason, detail);
+                }
+                // Its deletion's event follows.
+                Found::Absent => {}
+                Found::Failed => self.again = true,
+            }
+        }
+        self.close(at);
+    }
+
+    /// Begins a listing; one that still ran is void.
+    pub fn start_listing(&mut self) -> Ticket {
+        if let Some(old) = self.listing.take() {
+            self.close(old.ticket.at);
+        }
+        self.doubt |= self.again;
+        self.again = false;
+        let purpose = if self.doubt { Purpose::Resync } else { Purpose::Audit };
+        self.next_id += 1;
+        let ticket = Ticket { at: self.seq, id: self.next_id };
+        *self.open.entry(self.seq).or_default() += 1;
+        self.listing = Some(Listing { ticket, purpose, broken: false });
+        ticket
+    }
+
+    /// A catalog's child directory, as the listing found it.
+    pub fn listed_folder(&mut self, ticket: Ticket, child: &Arc<str>, contents: Contents) {
+        let Some(purpose) = self.purpose(ticket) else { return };
+        if self.touched_since(child, ticket.at) {
+            self.counters.stale_replies += 1;
+        } else if contents != Contents::Vanished && !self.tree.has_folder(child) {
+            self.note_drift(purpose, child);
+            self.tree.ensure_folder(child);
+        }
+        self.tree.mark_folder(child, ticket.id, contents != Contents::Listed);
+        match contents {
+            Contents::Listed => {}
+            Contents::Vanished => self.again = true,
+            Contents::Refused(reason, detail) => {
+                let place = Place { child: Some(Arc::clone(child)), node: DIRECTORY.into() };
+                self.reject(place, reason, detail);
+            }
+        }
+    }
+
+    /// Nodes, as the listing found them.
+    pub fn listed_nodes(&mut self, ticket: Ticket, nodes: Vec<(Place, Found)>) {
+        let Some(purpose) = self.purpose(ticket) else { return };
+        for (place, found) in nodes {
+            let below = if self.touched.is_empty() { String::new() } else { place.below_base() };
+            if self.touched_since(&below, ticket.at) {
+                self.counters.stale_replies += 1;
+                continue;
+            }
+            let known_before = self.touched.contains_key(below.as_str()) || self.wanted.contains(&place);
+            // Servers tell nothing of nodes that we may not read, nor of permissions that change.
+            let told = !matches!(found, Found::Refused(RejectReason::Forbidden, _))
+                && !self.tree.is_forbidden(&place);
+            let changed = match found {
+                Found::Data { czxid, mzxid, data } => self.put(place.clone(), czxid, mzxid, data),
+                Found::Refused(reason, detail) => self.reject(place.clone(), reason, detail),
+                Found::Absent => {
+                    // Listed a moment ago, gone without an event: not sure enough to remove it now.
+                    self.again = true;
+                    false
+                }
+                Found::Failed => {
+                    self.listing.iter_mut().for_each(|listing| listing.broken = true);
+                    false
+                }
+            };
+            if changed && told && !known_before && purpose == Purpose::Audit {
+                self.counters.drift += 1;
+            }
+            self.tree.mark(&place, ticket.id);
+        }
+    }
+
+    /// Ends a listing. True: it was whole, what it did not have is gone, and the mirror is the truth up to
+    /// the events handled.
+    pub fn end_listing(&mut self, ticket: Ticket, complete: bool) -> bool {
+        let Some(listing) = self.listing.take_if(|listing| listing.ticket == ticket) else { return false };
+        let whole = complete && !listing.broken;
+        if whole {
+            self.sweep(&listing);
+            self.listed = true;
+            self.doubt = false;
+            self.counters.listings += 1;
+        } else {
+            self.doubt = true;
+        }
+        self.close(ticket.at);
+        whole
+    }
+
+    /// Whether a listing was whole at some time.
+    pub fn is_listed(&self) -> bool {
+        self.listed
+    }
+
+    /// Whether something was missed, so that a new listing is needed soon.
+    pub fn needs_listing(&self) -> bool {
+        self.again
+    }
+
+    /// The differences since the last call.
+    pub fn take_deltas(&mut self) -> Vec<Delta> {
+        self.tree.take_deltas()
+    }
+
+    /// What happened so far.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Usable nodes and their incarnations, sorted; for tests and checks.
+    pub fn nodes(&self) -> BTreeMap<Place, i64> {
+        self.tree.nodes()
+    }
+
+    fn spot(&self, path: &str) -> Spot {
+        if path == self.base {
+            return Spot::Base;
+        }
+        let prefix = if self.base == "/" { "" } else { self.base.as_str() };
+        let Some(below) = path.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('/')) else {
+            return Spot::Elsewhere;
+        };
+        let mut segments = below.split('/');
+        if self.base == "/" && below.split('/').next() == Some(RESERVED) {
+            return Spot::Elsewhere;
+        }
+        match (self.depth, segments.next(), segments.next(), segments.next()) {
+            (Depth::Service, Some(node), None, None) => Spot::Node(Place { child: None, node: node.into() }),
+            (Depth::Catalog, Some(child), None, None) => Spot::Folder(child.into()),
+            (Depth::Catalog, Some(child), Some(node), None) => {
+                let child = self.tree.folder_name(child);
+                Spot::Node(Place { child: Some(child), node: node.into() })
+            }
+            _ => Spot::Elsewhere,
+        }
+    }
+
+    fn touch(&mut self, below: &str) {
+        self.seq += 1;
+        if self.touched.len() >= self.prune_at && self.wanted.is_empty() {
+            let oldest = self.open.first_key_value().map_or(u64::MAX, |(at, _)| *at);
+            self.touched.retain(|_, seq| *seq >= oldest);
+            self.prune_at = (self.touched.len() * 2).max(1024);
+        }
+        self.touched.insert(below.into(), self.seq);
+    }
+
+    fn touched_since(&self, below: &str, at: u64) -> bool {
+        self.touched.get(below).is_some_and(|seq| *seq > at)
+    }
+
+    fn void_answers(&mut self) {
+        self.seq += 1;
+        self.floor = self.seq;
+        self.open.clear();
+        self.listing = None;
+    }
+
+    fn close(&mut self, at: u64) {
+        if let Some(count) = self.open.get_mut(&at) {
+            *count -= 1;
+            if *count == 0 {
+                self.open.remove(&at);
+            }
+        }
+        if self.open.is_empty() && self.wanted.is_empty() {
+            self.touched.clear();
+        }
+    }
+
+    fn want(&mut self, place: Place) {
+        if self.queue.len() >= MAX_WANTED {
+            self.queue.clear();
+            self.wanted.clear();
+            self.again = true;
+        } else if self.wanted.insert(place.clone()) {
+            self.queue.push_back(place);
+        }
+    }
+
+    fn purpose(&self, ticket: Ticket) -> Option<Purpose> {
+        self.listing.as_ref().filter(|listing| listing.ticket == ticket).map(|listing| listing.purpose)
+    }
+
+    fn note_drift(&mut self, purpose: Purpose, below: &str) {
+        if purpose == Purpose::Audit && !self.touched.contains_key(below) {
+            self.counters.drift += 1;
+        }
+    }
+
+    fn put(&mut self, place: Place, czxid: i64, mzxid: i64, data: Vec<u8>) -> bool {
+        let seen = self.listing.as_ref().map(|listing| listing.ticket.id);
+        let put = self.tree.put(place, czxid, mzxid, data, seen);
+        self.is_news(put)
+    }
+
+    fn reject(&mut self, place: Place, reason: RejectReason, detail: String) -> bool {
+        let seen = self.listing.as_ref().map(|listing| listing.ticket.id);
+        let put = self.tree.reject(place, reason, detail, seen);
+        self.is_news(put)
+    }
+
+    fn is_news(&mut self, put: Put) -> bool {
+        // A listing finds a directory over its cap and says so.
+        self.again |= put == Put::Full;
+        put == Put::News
+    }
+
+    /// Takes out what the listing did not have and no event touched since it began.
+    fn sweep(&mut self, listing: &Listing) {
+        let Ticket { at, id } = listing.ticket;
+        let (gone_folders, gone) = self.tree.unseen(id);
+        for child in gone_folders {
+            if self.touched_since(&child, at) {
+                continue;
+            }
+            self.note_drift(listing.purpose, &child);
+            self.counters.removed_by_listing += self.tree.drop_folder(&child);
+        }
+        for place in gone {
+            let below = place.below_base();
+            let told = !self.tree.is_forbidden(&place);
+            // False for the nodes of a directory that went as a whole.
+            if self.touched_since(&below, at) || !self.tree.forget(&place) {
+                continue;
+            }
+            if told {
+                self.note_drift(listing.purpose, &below);
+            }
+            self.counters.removed_by_listing += u64::from(&*place.node != DIRECTORY);
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! The ZooKeeper registry.
+//!
+//! `session` keeps a client connected and replaces it when it is lost. One task a base (`drive`) sets a
+//! persistent recursive watch, lists the directory in multi-reads (`list`), and feeds both to a
+//! [`mirror::Mirror`], which decides what is there; `register` is the other side, an instance's own node.
+//!
+//! Three rules hold throughout. A deletion event removes at once. Only a deletion or a whole listing
+//! removes: no error, loss or doubt does. After every connect come a new watch, then `sync`, then a
+//! listing, then the difference.
+
+mod drive;
+mod facts;
+mod list;
+pub mod mirror;
+mod register;
+mod session;
+mod stats;
+mod tidy;
+mod tree;
+
+use std::collections::{HashMap, VecDeque};
+use std::future::Future;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+pub use self::mirror::Counters;
+pub use self::register::{Holding, RegisterError, RegisterOptions, Registration};
+pub use self::session::ConnectOptions;
+use self::session::{Link, LinkStatus};
+use self::stats::Stats;
+pub use self::tidy::{RemoveTreeError, remove_tree};
+use super::outbox::Outbox;
+use super::{Base, Change, Discovery};
+use crate::model::ServiceName;
+
+/// Names the registry in the two calls that start something with it.
+#[derive(Debug)]
+pub struct ZooKeeper;
+
+/// What an ensemble announces. Its tasks run on the runtime it was started on and end when it is dropped.
+#[derive(Debug)]
+pub struct ZooKeeperDiscovery {
+    options: ConnectOptions,
+    link: watch::Receiver<LinkStatus>,
+    outbox: Outbox,
+    stats: Arc<Stats>,
+    bases: HashMap<ServiceName, Task>,
+    /// Changes that were in the outbox when a base was removed.
+    held: VecDeque<Change>,
+    _keepers: [Task; 2],
+}
+
+/// A task with an owner.
+#[derive(Debug)]
+struct Task(JoinHandle<()>);
+
+impl Task {
+    fn spawn(work: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self(tokio::spawn(work))
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl ZooKeeper {
+    /// Starts to watch `bases`. Returns at once, whether the ensemble can be reached or not.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn start(options: ConnectOptions, bases: Vec<Base>) -> ZooKeeperDiscovery {
+        let (status, link) = watch::channel(LinkStatus { link: Link::Connecting, losses: 0 });
+        let outbox = Outbox::default();
+        let keeper = Task::spawn(session::keep(options.clone(), status));
+        let reporter = Task::spawn(report_link(link.clone(), outbox.clone()));
+        let mut discovery = ZooKeeperDiscovery {
+            options,
+            link,
+            outbox,
+            stats: Arc::default(),
+            bases: HashMap::new(),
+            held: VecDeque::new(),
+            _keepers: [keeper, reporter],
+        };
+        for base in bases {
+            discovery.add(base);
+        }
+        discovery
+    }
+}
+
+impl ZooKeeperDiscovery {
+    /// Watches one more base. A base of that name must not be watched yet (or have been removed).
+    pub fn add(&mut self, base: Base) {
+        let name = base.name.clone();
+        let driver = drive::Driver::new(
+            base,
+            self.options.hosts().to_owned(),
+            !self.options.chroot().is_empty(),
+            self.link.clone(),
+            self.outbox.clone(),
+            Arc::clone(&self.stats),
+        );
+        self.bases.insert(name, Task::spawn(driver.run()));
+    }
+
+    /// Watches a base no longer. Once this returns, no change of it is told any more, and it may be added
+    /// anew.
+    pub async fn remove(&mut self, name: &ServiceName) {
+        let Some(mut task) = self.bases.remove(name) else { return };
+        task.0.abort();
+        // Ends at its next await; how it ended is no news.
+        let _ = (&mut task.0).await;
+        while let Some(change) = self.waiting() {
+            self.held.push_back(change);
+        }
+        self.held.retain(|change| base_of(change) != Some(name.as_str()));
+    }
+
+    /// Sums over all bases since the start.
+    pub fn counters(&self) -> Counters {
+        self.stats.sums()
+    }
+
+    fn waiting(&self) -> Option<Change> {
+        let mut next = std::pin::pin!(self.outbox.changed());
+        match next.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(change) => Some(change),
+            Poll::Pending => None,
+        }
+    }
+}
+
+impl Discovery for ZooKeeperDiscovery {
+    async fn changed(&mut self) -> Change {
+        match self.held.pop_front() {
+            Some(change) => change,
+            None => self.outbox.changed().await,
+        }
+    }
+}
+
+/// The base that a change is about.
+fn base_of(change: &Change) -> Option<&str> {
+    match change {
+        Change::Updated { service, .. } | Change::Gone { service, .. } => service.as_str().split('/').next(),
+        Change::Trust { base, .. } => Some(base.as_str()),
+        Change::Link { .. } => None,
+    }
+}
+
+/// Tells of the link's ups and downs, and of lost sessions.
+async fn report_link(mut link: watch::Receiver<LinkStatus>, outbox: Outbox) {
+    let mut told = None;
+    loop {
+        let now = {
+            let status = link.borrow_and_update();
+            match status.link {
+                Link::Connecting => None,
+                Link::Up(_) => Some((true, status.losses)),
+                Link::Down(_) => Some((false, status.losses)),
+            }
+        };
+        if let Some((connected, session_losses)) = now
+            && told != now
+        {
+            told = now;
+            outbox.send(Change::Link { connected, session_losses });
+        }
+        if link.changed().await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! The session with the ensemble: connects, notices losses, and always has the best client at hand.
+//!
+//! The crate reconnects by itself, but with a pause that doubles without a limit. A watcher owns nothing
+//! that a session must outlive, so after a second without connection a new client is tried beside the old
+//! one, and whichever is up first is used. An expired, closed or refused session is replaced likewise.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use zookeeper_client::{Client, Error, SessionState};
+
+/// How to reach an ensemble.
+#[derive(Clone)]
+pub struct ConnectOptions {
+    /// `host:port,host:port/chroot`.
+    pub connect: String,
+    /// Asked of the server, which may negotiate another.
+    pub session_timeout: Duration,
+    /// Credentials: scheme (`digest`) and bytes (`user:password`). Never logged.
+    pub auth: Vec<(String, Vec<u8>)>,
+}
+
+/// A connected client. The epoch grows with every (re)connect: watches of an older one are dead.
+#[derive(Debug, Clone)]
+pub(super) struct Session {
+    pub(super) client: Client,
+    pub(super) epoch: u64,
+}
+
+/// The link to the ensemble.
+#[derive(Debug, Clone)]
+pub(super) enum Link {
+    /// The first attempt runs.
+    Connecting,
+    /// Connected.
+    Up(Session),
+    /// Not connected, and why.
+    Down(Arc<str>),
+}
+
+/// The link with what happened to it so far.
+#[derive(Debug, Clone)]
+pub(super) struct LinkStatus {
+    pub(super) link: Link,
+    /// Sessions that ended against our will.
+    pub(super) losses: u64,
+}
+
+/// Silence after which a connection is taken for dead: how long we may be out of date unknowingly.
+const CONNECTION_TIMEOUT: Duration = Duration::from_millis(800);
+/// How long a disconnected client is alone before a second one is tried.
+const ALONE: Duration = Duration::from_secs(1);
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_millis(900);
+
+impl ConnectOptions {
+    /// The hosts without the chroot, for messages.
+    pub(super) fn hosts(&self) -> &str {
+        self.split().0
+    }
+
+    /// The chroot, empty where there is none.
+    pub(super) fn chroot(&self) -> &str {
+        self.split().1
+    }
+
+    fn split(&self) -> (&str, &str) {
+        let last = self.connect.rfind(',').map_or(0, |comma| comma + 1);
+        let host = last + self.connect[last..].find("://").map_or(0, |scheme| scheme + 3);
+        match self.connect[host..].find('/') {
+            None => (&self.connect, ""),
+            Some(slash) => {
+                let (hosts, chroot) = self.connect.split_at(host + slash);
+                (hosts, if chroot == "/" { "" } else { chroot })
+            }
+        }
+    }
+
+    async fn attempt(&self) -> Result<Client, Error> {
+        let mut connector = Client::connector()
+            .with_session_timeout(self.session_timeout)
+            .with_connection_timeout(CONNECTION_TIMEOUT)
+            .with_fail_eagerly();
+        for (scheme, credentials) in &self.auth {
+            connector = connector.with_auth(scheme, credentials);
+        }
+        let hosts = 1 + self.connect.matches(',').count() as u32;
+        let deadline = CONNECTION_TIMEOUT * (2 * hosts) + Duration::from_secs(1);
+        timeout(deadline, connector.connect(&self.connect)).await.unwrap_or(Err(Error::Timeout))
+    }
+}
+
+impl fmt::Debug for ConnectOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConnectOptions")
+            .field("connect", &self.connect)
+            .field("session_timeout", &self.session_timeout)
+            .field("auth", &self.auth.iter().map(|(scheme, _)| scheme).collect::<Vec<_>>())
+            .finish()
+    }
+}
+
+/// Holds the session for as long as it is polled. Never ends.
+pub(super) async fn keep(options: ConnectOptions, link: watch::Sender<LinkStatus>) {
+    let mut keeper = Keeper { options, link, epoch: 0, told: None };
+    let mut client = keeper.connect().await;
+    loop {
+        client = keeper.hold(client).await;
+    }
+}
+
+struct Keeper {
+    options: ConnectOptions,
+    link: watch::Sender<LinkStatus>,
+    epoch: u64,
+    /// The trouble that was logged last, so that a lasting one is one line.
+    told: Option<Trouble>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trouble {
+    Unreachable,
+    Refused,
+    BadAddress,
+}
+
+impl Keeper {
+    /// Uses a client until another must take over; returns that other.
+    async fn hold(&mut self, client: Client) -> Client {
+        let mut states = client.state_watcher();
+        let mut state = client.state();
+        loop {
+            match state {
+                SessionState::SyncConnected | SessionState::ConnectedReadOnly => {
+                    self.up(client.clone());
+                    state = states.changed().await;
+                }
+                SessionState::Disconnected => {
+                    let hosts = self.options.hosts().to_owned();
+                    self.trouble(Trouble::Unreachable, &format!("no connection to {hosts}"));
+                    let fresh = async {
+                        sleep(ALONE).await;
+                        self.connect().await
+                    };
+                    tokio::select! {
+                        biased;
+                        next = states.changed() => state = next,
+                        fresh = fresh => return fresh,
+                    }
+                }
+                terminal => {
+                    self.link.send_modify(|status| status.losses += 1);
+                    let hosts = self.options.hosts();
+                    tracing::warn!(address = hosts, state = %terminal, "lost the ZooKeeper session");
+                    let down = Link::Down(format!("the session with {hosts} is lost").into());
+                    self.link.send_modify(|status| status.link = down);
+                    drop(client);
+                    return self.connect().await;
+                }
+            }
+        }
+    }
+
+    /// Tries until there is a client.
+    async fn connect(&mut self) -> Client {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.options.attempt().await {
+                Ok(client) => return client,
+                Err(error) => self.explain(&error),
+            }
+            // Between three quarters and the whole of it, so that gateways don't knock in step.
+            sleep(pause.mul_f64(0.75 + 0.25 * fastrand::f64())).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    fn explain(&mut self, error: &Error) {
+        let hosts = self.options.hosts();
+        match error {
+            Error::AuthFailed => {
+                let reason = format!("{hosts} refuses our credentials");
+                self.trouble(Trouble::Refused, &reason);
+            }
+            Error::BadArguments(why) => {
+                let reason = format!("{:?} can not be connected to: {why}", self.options.connect);
+                self.trouble(Trouble::BadAddress, &reason);
+            }
+            _ => {
+                let reason = format!("no connection to {hosts}");
+                self.trouble(Trouble::Unreachable, &reason);
+            }
+        }
+    }
+
+    fn up(&mut self, client: Client) {
+        self.epoch += 1;
+        self.told = None;
+        let session = format!("{}", client.session_id());
+        tracing::info!(address = self.options.hosts(), session, "connected to ZooKeeper");
+        let link = Link::Up(Session { client, epoch: self.epoch });
+        self.link.send_modify(|status| status.link = link);
+    }
+
+    fn trouble(&mut self, trouble: Trouble, reason: &str) {
+        self.link.send_if_modified(|status| {
+            let news = !matches!(&status.link, Link::Down(old) if **old == *reason);
+            if news {
+                status.link = Link::Down(reason.into());
+            }
+            news
+        });
+        if self.told.replace(trouble) != Some(trouble) {
+            tracing::warn!(address = self.options.hosts(), reason, "ZooKeeper is out of reach, retrying");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_and_chroot_are_told_apart() {
+        for (connect, hosts, chroot) in [
+            ("zk:2181", "zk:2181", ""),
+            ("zk:2181/", "zk:2181", ""),
+            ("a:1,b:2/prod/eu", "a:1,b:2", "/prod/eu"),
+            ("tcp://a:1,tcp://b:2/prod", "tcp://a:1,tcp://b:2", "/prod"),
+            ("tcp://[::1]:2181", "tcp://[::1]:2181", ""),
+        ] {
+            let options = ConnectOptions {
+                connect: connect.to_owned(),
+                session_timeout: Duration::from_secs(4),
+                auth: Vec::new(),
+            };
+            assert_eq!((options.hosts(), options.chroot()), (hosts, chroot), "{connect}");
+        }
+    }
+
+    #[test]
+    fn debug_output_holds_no_secret() {
+        let options = ConnectOptions {
+            connect: "zk:2181".to_owned(),
+            session_timeout: Duration::from_secs(4),
+            auth: vec![("digest".to_owned(), b"user:secret".to_vec())],
+        };
+        assert!(!format!("{options:?}").contains("secret"));
+    }
+}

@@ -1,0 +1,215 @@
+//! The nodes that the mirror knows, by directory, and the differences that have not been taken yet.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use super::facts::{DIRECTORY, Delta, Depth, Place};
+use crate::model::RejectReason;
+
+/// Directories with their nodes. Every change of them leaves a [`Delta`].
+#[derive(Debug)]
+pub(super) struct Tree {
+    depth: Depth,
+    cap: usize,
+    /// By child directory; a service's own nodes are under "".
+    folders: HashMap<Arc<str>, Folder>,
+    deltas: Vec<Delta>,
+}
+
+/// What became of a node that was put.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Put {
+    /// It differs from what was known.
+    News,
+    /// It was known so.
+    Same,
+    /// Its directory takes no more.
+    Full,
+}
+
+#[derive(Debug, Default)]
+struct Folder {
+    nodes: HashMap<Arc<str>, Entry>,
+    /// The last listing that had it.
+    seen: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    state: State,
+    seen: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Good { czxid: i64, mzxid: i64 },
+    Bad(RejectReason),
+}
+
+impl Tree {
+    pub(super) fn new(depth: Depth, cap: usize) -> Self {
+        let mut folders = HashMap::new();
+        if depth == Depth::Service {
+            folders.insert(Arc::from(""), Folder::default());
+        }
+        Self { depth, cap, folders, deltas: Vec::new() }
+    }
+
+    pub(super) fn has_folder(&self, child: &str) -> bool {
+        self.folders.contains_key(child)
+    }
+
+    /// The name as it is stored, so that all places of a directory share it.
+    pub(super) fn folder_name(&self, child: &str) -> Arc<str> {
+        self.folders.get_key_value(child).map_or_else(|| child.into(), |(name, _)| Arc::clone(name))
+    }
+
+    pub(super) fn ensure_folder(&mut self, child: &Arc<str>) {
+        if !self.folders.contains_key(child) {
+            self.folders.insert(Arc::clone(child), Folder::default());
+            self.deltas.push(Delta::ServiceAppeared(Arc::clone(child)));
+        }
+    }
+
+    /// `seen`: the listing that runs, if one does.
+    pub(super) fn put(
+        &mut self,
+        place: Place,
+        czxid: i64,
+        mzxid: i64,
+        data: Vec<u8>,
+        seen: Option<u64>,
+    ) -> Put {
+        let put = self.set(&place, State::Good { czxid, mzxid }, seen);
+        if put == Put::News {
+            self.deltas.push(Delta::Put { place, czxid, data });
+        }
+        put
+    }
+
+    /// `seen` as above.
+    pub(super) fn reject(
+        &mut self,
+        place: Place,
+        reason: RejectReason,
+        detail: String,
+        seen: Option<u64>,
+    ) -> Put {
+        let put = self.set(&place, State::Bad(reason), seen);
+        if put == Put::News {
+            self.deltas.push(Delta::Rejected { place, reason, detail });
+        }
+        put
+    }
+
+    /// Takes a node out. False where it was not known.
+    pub(super) fn forget(&mut self, place: &Place) -> bool {
+        let folder = self.folders.get_mut(place.folder());
+        let known = folder.and_then(|folder| folder.nodes.remove(&place.node)).is_some();
+        if known {
+            self.deltas.push(Delta::Removed(place.clone()));
+        }
+        known
+    }
+
+    /// Takes a directory out; says how many nodes were in it.
+    pub(super) fn drop_folder(&mut self, child: &Arc<str>) -> u64 {
+        let Some(folder) = self.folders.remove(child) else { return 0 };
+        self.deltas.push(Delta::ServiceGone(Arc::clone(child)));
+        folder.nodes.len() as u64
+    }
+
+    /// Takes everything out; says how many nodes there were.
+    pub(super) fn drop_everything(&mut self) -> u64 {
+        if self.depth == Depth::Catalog {
+            let children: Vec<Arc<str>> = self.folders.keys().cloned().collect();
+            return children.iter().map(|child| self.drop_folder(child)).sum();
+        }
+        let nodes: Vec<Arc<str>> =
+            self.folders.values_mut().flat_map(|folder| folder.nodes.drain()).map(|(node, _)| node).collect();
+        let count = nodes.len() as u64;
+        self.deltas.extend(nodes.into_iter().map(|node| Delta::Removed(Place { child: None, node })));
+        count
+    }
+
+    /// Notes that a listing had this directory; with `all`, that its nodes stay whatever the listing has.
+    pub(super) fn mark_folder(&mut self, child: &str, listing: u64, all: bool) {
+        if let Some(folder) = self.folders.get_mut(child) {
+            folder.seen = listing;
+            if all {
+                folder.nodes.values_mut().for_each(|entry| entry.seen = listing);
+            }
+        }
+    }
+
+    /// Notes that a listing had this node.
+    pub(super) fn mark(&mut self, place: &Place, listing: u64) {
+        let folder = self.folders.get_mut(place.folder());
+        if let Some(entry) = folder.and_then(|folder| folder.nodes.get_mut(&place.node)) {
+            entry.seen = listing;
+        }
+    }
+
+    /// Directories that a listing did not have, and nodes that it did not have. The nodes of a directory
+    /// that is listed here are listed too: whether they go is for each to be decided.
+    pub(super) fn unseen(&self, listing: u64) -> (Vec<Arc<str>>, Vec<Place>) {
+        let catalog = self.depth == Depth::Catalog;
+        let (mut folders, mut places) = (Vec::new(), Vec::new());
+        for (child, folder) in &self.folders {
+            if catalog && folder.seen != listing {
+                folders.push(Arc::clone(child));
+            }
+            for (node, entry) in &folder.nodes {
+                if entry.seen != listing {
+                    let child = catalog.then(|| Arc::clone(child));
+                    places.push(Place { child, node: Arc::clone(node) });
+                }
+            }
+        }
+        (folders, places)
+    }
+
+    /// Whether it is a node, or a directory, that we were not allowed to read.
+    pub(super) fn is_forbidden(&self, place: &Place) -> bool {
+        let folder = self.folders.get(place.folder());
+        let entry = folder.and_then(|folder| folder.nodes.get(&place.node));
+        &*place.node == DIRECTORY
+            || entry.is_some_and(|entry| entry.state == State::Bad(RejectReason::Forbidden))
+    }
+
+    pub(super) fn take_deltas(&mut self) -> Vec<Delta> {
+        std::mem::take(&mut self.deltas)
+    }
+
+    /// Usable nodes and their incarnations.
+    pub(super) fn nodes(&self) -> BTreeMap<Place, i64> {
+        let mut out = BTreeMap::new();
+        for (child, folder) in &self.folders {
+            for (node, entry) in &folder.nodes {
+                if let State::Good { czxid, .. } = entry.state {
+                    let child = (self.depth == Depth::Catalog).then(|| Arc::clone(child));
+                    out.insert(Place { child, node: Arc::clone(node) }, czxid);
+                }
+            }
+        }
+        out
+    }
+
+    fn set(&mut self, place: &Place, state: State, seen: Option<u64>) -> Put {
+        if let Some(child) = &place.child {
+            self.ensure_folder(child);
+        }
+        let Some(folder) = self.folders.get_mut(place.folder()) else { return Put::Same };
+        if let Some(entry) = folder.nodes.get_mut(&place.node) {
+            let old = std::mem::replace(&mut entry.state, state);
+            return if old == state { Put::Same } else { Put::News };
+        }
+        // While a listing runs, nodes that it will find gone still stand beside the new ones.
+        let room = if seen.is_some() { self.cap.saturating_mul(2) } else { self.cap };
+        if folder.nodes.len() >= room {
+            return Put::Full;
+        }
+        folder.nodes.insert(Arc::clone(&place.node), Entry { state, seen: seen.unwrap_or(0) });
+        Put::News
+    }
+}
