@@ -1,0 +1,38 @@
+//! HTTP/1.1 toward instances: a codec without I/O, and one exchange over one connection.
+//!
+//! `head`, `decode` and `encode` know bytes and nothing else. `io` joins them to a socket and to
+//! the worker's buffers, `upload` moves the request's body, `exchange` waits for the answer's head,
+//! `body` delivers the rest. What RFC 9112 calls ambiguous is refused, never guessed: two readings
+//! of one stream of bytes are how an instance's answer gets to the wrong client.
+
+mod body;
+mod decode;
+mod encode;
+mod exchange;
+mod head;
+mod io;
+mod upload;
+
+pub(crate) use body::H1Body;
+pub(crate) use encode::expects_body;
+pub(crate) use exchange::{MAX_INTERIM, send};
+pub(crate) use io::Conn;
+
+#[cfg(test)]
+pub(crate) use decode::{Decoder, Step};
+#[cfg(test)]
+pub(crate) use head::{Asked, HeadParser};
+
+/// Bounds on what an answer may make us hold.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HeadLimits {
+    /// Header lines, also of trailers.
+    pub(crate) max_headers: usize,
+    /// Bytes of the head, also of trailers.
+    pub(crate) max_header_size: usize,
+}
+
+impl HeadLimits {
+    /// For a body that has none.
+    pub(crate) const NONE: Self = Self { max_headers: 0, max_header_size: 0 };
+}

@@ -1,0 +1,133 @@
+//! Idle connections of one worker, by target: newest first, bounded in number and age.
+//!
+//! Nothing here has a timer. The worker's coarse tick says what time it is, and out goes what is
+//! too old, or was closed by the other side.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Instant;
+
+use super::TransportOptions;
+use super::buffers::Buffers;
+use super::h1::{Conn, HeadLimits};
+use super::h2::Channels;
+
+/// What all connections of a worker share.
+#[derive(Debug)]
+pub(crate) struct Common {
+    pub(crate) options: TransportOptions,
+    pub(crate) buffers: Buffers,
+    /// The time of the last tick: good enough for limits of seconds.
+    pub(crate) now: Cell<Instant>,
+    /// Idle HTTP/1.1 connections over all targets.
+    idle: Cell<usize>,
+}
+
+impl Common {
+    pub(crate) fn new(options: TransportOptions) -> Self {
+        Self { options, buffers: Buffers::default(), now: Cell::new(Instant::now()), idle: Cell::new(0) }
+    }
+
+    pub(crate) fn head_limits(&self) -> HeadLimits {
+        HeadLimits { max_headers: self.options.max_headers, max_header_size: self.options.max_header_size }
+    }
+}
+
+#[derive(Debug)]
+struct Idle {
+    conn: Conn,
+    since: Instant,
+}
+
+/// The connections of one target.
+#[derive(Debug)]
+pub(crate) struct TargetPool {
+    common: Rc<Common>,
+    /// Oldest first.
+    idle: RefCell<VecDeque<Idle>>,
+    pub(crate) channels: Channels,
+    /// The target is gone: nothing comes back.
+    closed: Cell<bool>,
+}
+
+impl TargetPool {
+    pub(crate) fn new(common: Rc<Common>) -> Self {
+        let idle = RefCell::new(VecDeque::new());
+        Self { common, idle, channels: Channels::default(), closed: Cell::new(false) }
+    }
+
+    pub(crate) fn common(&self) -> &Common {
+        &self.common
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.get()
+    }
+
+    /// The newest idle connection that is still alive.
+    pub(crate) fn checkout(&self) -> Option<Conn> {
+        let mut idle = self.idle.borrow_mut();
+        while let Some(Idle { conn, .. }) = idle.pop_back() {
+            self.common.idle.set(self.common.idle.get() - 1);
+            if conn.is_quiet() {
+                return Some(conn);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection for the next request, unless a limit says otherwise.
+    pub(crate) fn put(&self, conn: Conn) {
+        let (options, now) = (&self.common.options, self.common.now.get());
+        let too_old = now.saturating_duration_since(conn.born) > options.max_age;
+        if self.closed.get() || too_old || options.max_idle_per_target == 0 {
+            return;
+        }
+        let mut idle = self.idle.borrow_mut();
+        if idle.len() >= options.max_idle_per_target {
+            idle.pop_front();
+        } else if self.common.idle.get() >= options.max_idle {
+            return;
+        } else {
+            self.common.idle.set(self.common.idle.get() + 1);
+        }
+        idle.push_back(Idle { conn, since: now });
+    }
+
+    /// Closes what is idle for too long, too old, or closed by the other side.
+    pub(crate) fn tick(&self, now: Instant) {
+        let options = &self.common.options;
+        let mut idle = self.idle.borrow_mut();
+        let before = idle.len();
+        idle.retain(|Idle { conn, since }| {
+            now.saturating_duration_since(*since) <= options.idle_timeout
+                && now.saturating_duration_since(conn.born) <= options.max_age
+                && conn.is_quiet()
+        });
+        self.common.idle.set(self.common.idle.get() - (before - idle.len()));
+        drop(idle);
+        self.channels.tick(now, options);
+    }
+
+    /// Whether there is nothing in it that a new pool would lack.
+    pub(crate) fn is_unused(self: &Rc<Self>) -> bool {
+        Rc::strong_count(self) == 1 && self.idle.borrow().is_empty() && self.channels.is_empty()
+    }
+
+    /// Closes idle connections now, and the others once their exchanges end.
+    pub(crate) fn close(&self) {
+        self.closed.set(true);
+        let mut idle = self.idle.borrow_mut();
+        self.common.idle.set(self.common.idle.get() - idle.len());
+        idle.clear();
+        drop(idle);
+        self.channels.close();
+    }
+
+    /// Idle HTTP/1.1 connections.
+    #[cfg(test)]
+    pub(crate) fn idle_len(&self) -> usize {
+        self.idle.borrow().len()
+    }
+}
