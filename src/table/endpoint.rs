@@ -1,0 +1,296 @@
+//! The living counterpart of an address: load, latency, health. Shared by every generation of the
+//! table in which it occurs.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::telemetry::OutcomeCounters;
+use crate::transport::Target;
+
+use super::health::{Health, Status};
+
+/// How long a latency is remembered: after this time it weighs 1/e.
+const LATENCY_MEMORY: Duration = Duration::from_secs(10);
+/// Unit of a latency's time stamp: 2³² of them are more than a year.
+const STAMP_MS: u64 = 10;
+
+/// How the admin shows an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InstanceState {
+    /// In rotation.
+    Up,
+    /// Live in the registry, but out of rotation because it fails.
+    Ejected,
+    /// The registration says that it wants no traffic.
+    Disabled,
+    /// Gone from the registry, with requests still open.
+    Draining,
+}
+
+impl InstanceState {
+    /// Every state.
+    pub const ALL: [Self; 4] = [Self::Up, Self::Ejected, Self::Disabled, Self::Draining];
+
+    /// The name in answers and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Ejected => "ejected",
+            Self::Disabled => "disabled",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+impl fmt::Display for InstanceState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// An address of a service, for as long as one of its registrations lasts.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// Whom to dial. Its id is the endpoint's.
+    pub target: Arc<Target>,
+    /// `id` of its instance (of the first in order, where several share the address): the metrics' label.
+    pub id: Arc<str>,
+    /// The address as text.
+    pub address: Arc<str>,
+    pub(super) vitals: Arc<Vitals>,
+    /// Whether its target is in no table any more.
+    pub(super) closed: Arc<AtomicBool>,
+}
+
+/// What changes about an endpoint. Outlives changes of its label and of how it is dialled.
+#[derive(Debug)]
+pub(super) struct Vitals {
+    /// Zero of the clock in `health` and `latency`.
+    epoch: Instant,
+    health: AtomicU64,
+    in_flight: AtomicU32,
+    /// Microseconds as f32 (high half), time stamp (low half).
+    latency: AtomicU64,
+    outcomes: Arc<OutcomeCounters>,
+    census: Arc<Census>,
+}
+
+/// Counts over a service's endpoints.
+#[derive(Debug, Default)]
+pub(super) struct Census {
+    pub(super) ejected: AtomicU32,
+    /// Kept only for services with a load bound: it costs each request a shared cache line.
+    pub(super) in_flight: AtomicU32,
+}
+
+impl Vitals {
+    pub(super) fn new(epoch: Instant, census: Arc<Census>) -> Self {
+        Self {
+            epoch,
+            health: AtomicU64::new(Health::UP.pack()),
+            in_flight: AtomicU32::new(0),
+            latency: AtomicU64::new(0),
+            outcomes: Arc::default(),
+            census,
+        }
+    }
+
+    fn ms(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.epoch).as_millis() as u64
+    }
+
+    fn stamp(&self, now: Instant) -> u32 {
+        (self.ms(now) / STAMP_MS) as u32
+    }
+
+    pub(super) fn status(&self) -> Status {
+        Health::unpack(self.health.load(Ordering::Relaxed)).status
+    }
+
+    /// Moves the health on, unless nothing changes; keeps the service's count of the ejected.
+    fn change(&self, step: impl Fn(Health) -> Option<Health>) -> bool {
+        let next = |word| step(Health::unpack(word)).map(Health::pack);
+        let Ok(before) = self.health.fetch_update(Ordering::AcqRel, Ordering::Acquire, next) else {
+            return false;
+        };
+        let was = Health::unpack(before);
+        let is = step(was).map_or(was.status, |health| health.status);
+        match (was.status == Status::Ejected, is == Status::Ejected) {
+            (false, true) => _ = self.census.ejected.fetch_add(1, Ordering::Relaxed),
+            (true, false) => _ = self.census.ejected.fetch_sub(1, Ordering::Relaxed),
+            _ => {}
+        }
+        true
+    }
+
+    pub(super) fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn begin(&self, counted: bool) {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        if counted {
+            self.census.in_flight.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn end(&self, counted: bool) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if counted {
+            self.census.in_flight.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn latency(&self, now: Instant) -> f64 {
+        let word = self.latency.load(Ordering::Relaxed);
+        let micros = f64::from(f32::from_bits((word >> 32) as u32));
+        micros * f64::from(remembered(self.stamp(now).wrapping_sub(word as u32)))
+    }
+
+    /// Takes a slower answer at its word, and a faster one by and by.
+    pub(super) fn observe(&self, latency: Duration, at: Instant, only_if_slower: bool) {
+        let sample = latency.as_micros() as f32;
+        let stamp = self.stamp(at);
+        // Two workers at once: one sample may be lost. It is an estimate.
+        let word = self.latency.load(Ordering::Relaxed);
+        let (before, since) = (f32::from_bits((word >> 32) as u32), stamp.wrapping_sub(word as u32));
+        let kept = remembered(since);
+        let next = if before <= 0.0 || sample >= before * kept {
+            sample
+        } else if only_if_slower {
+            return;
+        } else {
+            // Samples of one instant still count a little, or the first of a burst would stand for all.
+            let kept = kept.min(0.95);
+            before * kept + sample * (1.0 - kept)
+        };
+        self.latency.store(u64::from(next.max(1.0).to_bits()) << 32 | u64::from(stamp), Ordering::Relaxed);
+    }
+}
+
+/// The weight of what is so many stamps old. A stamp from the future (another worker's) is now.
+fn remembered(stamps: u32) -> f32 {
+    if stamps == 0 || stamps > u32::MAX / 2 {
+        return 1.0;
+    }
+    (-(stamps as f32) * STAMP_MS as f32 / LATENCY_MEMORY.as_millis() as f32).exp()
+}
+
+impl Endpoint {
+    /// A connect failed: true where this ejected it, and the caller now owes it probes.
+    ///
+    /// The probes end when [`Endpoint::next_probe`] has none.
+    #[must_use = "true asks for probes"]
+    pub fn connect_failed(&self, now: Instant) -> bool {
+        let ms = self.vitals.ms(now);
+        self.vitals.change(|health| health.connect_failed(ms))
+    }
+
+    /// A probe connected, or a request did: true where this brought it back.
+    pub fn readmit(&self) -> bool {
+        self.vitals.change(Health::readmit)
+    }
+
+    /// A probe failed: the next one is later.
+    pub fn probe_failed(&self, now: Instant) {
+        let ms = self.vitals.ms(now);
+        self.vitals.change(|health| health.probe_failed(ms));
+    }
+
+    /// When it wants its next probe: `None` once it is back, or its node gone.
+    pub fn next_probe(&self) -> Option<Instant> {
+        let health = Health::unpack(self.vitals.health.load(Ordering::Acquire));
+        let ms = health.next_probe_ms(self.target.id)?;
+        Some(self.vitals.epoch + Duration::from_millis(ms))
+    }
+
+    /// Its node is gone: no probe, no way back.
+    pub(super) fn retire(&self) {
+        self.vitals.change(Health::retire);
+        self.replace();
+    }
+
+    /// It is dialled in another way from now on, through another target.
+    pub(super) fn replace(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+    }
+
+    /// Up, ejected or draining; what the registration says is not its business.
+    pub fn state(&self) -> InstanceState {
+        match self.vitals.status() {
+            Status::Up => InstanceState::Up,
+            Status::Ejected => InstanceState::Ejected,
+            Status::Retired => InstanceState::Draining,
+        }
+    }
+
+    /// Whether no table holds its target any more (its node is gone, or it is dialled in another way
+    /// now). Then idle connections to that target may go, too.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    /// Requests on it now.
+    pub fn in_flight(&self) -> u32 {
+        self.vitals.in_flight()
+    }
+
+    /// Its latency estimate: zero while unknown.
+    pub fn latency(&self, now: Instant) -> Duration {
+        Duration::from_secs_f64(self.vitals.latency(now) / 1e6)
+    }
+
+    /// Requests to it by outcome.
+    pub fn outcomes(&self) -> &Arc<OutcomeCounters> {
+        &self.vitals.outcomes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vitals() -> (Vitals, Instant) {
+        let epoch = Instant::now();
+        (Vitals::new(epoch, Arc::default()), epoch)
+    }
+
+    #[test]
+    fn latency_jumps_up_and_creeps_down() {
+        let (vitals, epoch) = vitals();
+        let at = |s: u64| epoch + Duration::from_secs(s);
+        assert!(vitals.latency(at(0)) < 1e-9, "unknown");
+        vitals.observe(Duration::from_millis(1), at(1), false);
+        vitals.observe(Duration::from_millis(100), at(1), false);
+        assert!((vitals.latency(at(1)) - 100_000.0).abs() < 1.0, "a peak counts at once");
+        vitals.observe(Duration::from_millis(1), at(1), false);
+        assert!(vitals.latency(at(1)) > 90_000.0, "one fast answer does not clear it");
+        vitals.observe(Duration::from_millis(1), at(1), true);
+        assert!(vitals.latency(at(1)) > 90_000.0, "a fast failure is no merit");
+        let later = vitals.latency(at(21));
+        assert!(later < 20_000.0 && later > 1_000.0, "{later}: forgotten by and by without traffic");
+        for i in 0..100 {
+            vitals.observe(Duration::from_millis(1), at(21 + i), false);
+        }
+        assert!((vitals.latency(at(120)) - 1_000.0).abs() < 50.0, "{}", vitals.latency(at(120)));
+    }
+
+    #[test]
+    fn the_census_counts_the_ejected_once() {
+        let (vitals, _) = vitals();
+        let ejected = || vitals.census.ejected.load(Ordering::Relaxed);
+        assert!(vitals.change(|h| h.connect_failed(1)) && !vitals.change(|h| h.connect_failed(2)));
+        assert_eq!(ejected(), 1);
+        assert!(vitals.change(|h| h.probe_failed(3)));
+        assert_eq!(ejected(), 1);
+        assert!(vitals.change(Health::readmit));
+        assert_eq!(ejected(), 0);
+        assert!(vitals.change(|h| h.connect_failed(4)) && vitals.change(Health::retire));
+        assert_eq!((ejected(), vitals.status()), (0, Status::Retired));
+    }
+}

@@ -1,0 +1,71 @@
+//! The right to use an endpoint for one request.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::balance::Slot;
+use crate::telemetry::Outcome;
+
+use super::Endpoint;
+
+/// A request's hold on an endpoint: in flight until it is settled or dropped.
+///
+/// Keep it to the end of the answer's body, then settle it. Dropped without that, the request counts
+/// as cancelled.
+#[derive(Debug)]
+#[must_use = "a lease that is dropped at once counts a cancelled request"]
+pub struct Lease {
+    endpoint: Arc<Endpoint>,
+    slot: Slot,
+    since: Instant,
+    /// Whether the service's own count includes it.
+    counted: bool,
+    settled: bool,
+}
+
+impl Lease {
+    pub(super) fn new(endpoint: Arc<Endpoint>, slot: Slot, since: Instant, counted: bool) -> Self {
+        endpoint.vitals.begin(counted);
+        Self { endpoint, slot, since, counted, settled: false }
+    }
+
+    /// Whom it is for.
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.endpoint
+    }
+
+    /// The endpoint's id: what a retry says it has tried.
+    pub fn id(&self) -> u64 {
+        self.endpoint.target.id
+    }
+
+    /// Its slot in the upstream that was asked. Another generation may have it elsewhere.
+    pub fn slot(&self) -> Slot {
+        self.slot
+    }
+
+    /// When it was taken.
+    pub fn since(&self) -> Instant {
+        self.since
+    }
+
+    /// The request is over. `latency` is the time to the answer's head, where there was one.
+    pub fn settle(mut self, outcome: Outcome, latency: Option<Duration>) {
+        self.settled = true;
+        let vitals = &self.endpoint.vitals;
+        self.endpoint.outcomes().add(outcome);
+        if let Some(latency) = latency {
+            // An instance that fails fast must not look fast.
+            vitals.observe(latency, self.since + latency, outcome != Outcome::Ok);
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.endpoint.outcomes().add(Outcome::Cancelled);
+        }
+        self.endpoint.vitals.end(self.counted);
+    }
+}

@@ -1,0 +1,209 @@
+//! From a snapshot to endpoints: which addresses there are, who lives on, who is new, who has gone.
+
+use std::collections::HashMap;
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use crate::balance::{Balancer, Cursors, Fingerprint, Member, Slot};
+use crate::model::{Address, FormatName, Instance, ServiceSnapshot};
+use crate::transport::Target;
+
+use super::config::ServiceSpec;
+use super::endpoint::{Census, Endpoint, Vitals};
+
+/// The endpoints of a service in slot order, and the balancer over them.
+#[derive(Debug)]
+pub(super) struct Members {
+    pub(super) endpoints: Box<[Arc<Endpoint>]>,
+    /// Whether a slot's registrations want traffic. Beside its vitals, because a pick reads both.
+    pub(super) slots: Box<[SlotState]>,
+    /// The slot of each of the snapshot's instances.
+    pub(super) slot_of: Box<[u32]>,
+    pub(super) balancer: Arc<dyn Balancer>,
+    fingerprint: OnceLock<Fingerprint>,
+    list: Arc<[Member]>,
+}
+
+#[derive(Debug)]
+pub(super) struct SlotState {
+    pub(super) vitals: Arc<Vitals>,
+    pub(super) enabled: bool,
+}
+
+/// What a service keeps for as long as it exists.
+#[derive(Debug)]
+pub(super) struct Lasting {
+    pub(super) cursors: Arc<Cursors>,
+    pub(super) census: Arc<Census>,
+}
+
+impl Lasting {
+    pub(super) fn new(workers: usize) -> Self {
+        let census = Census { ejected: AtomicU32::new(0), in_flight: AtomicU32::new(0) };
+        Self { cursors: Arc::new(Cursors::new(workers)), census: Arc::new(census) }
+    }
+}
+
+/// The instances and endpoints of the generation before.
+pub(super) struct Before<'a> {
+    pub(super) spec: &'a ServiceSpec,
+    pub(super) snapshot: &'a ServiceSnapshot,
+    pub(super) members: &'a Members,
+}
+
+/// Makes the parts that are new.
+#[derive(Debug)]
+pub(super) struct Maker {
+    pub(super) epoch: Instant,
+    pub(super) next_target: u64,
+}
+
+/// One address with what its registrations say.
+struct Group<'a> {
+    address: &'a Address,
+    /// The first in order: its id is the label.
+    first: &'a Instance,
+    /// The largest weight of those that want traffic.
+    weight: Option<f64>,
+    /// The endpoint of the generation before that lives on here.
+    kept: Option<Slot>,
+}
+
+impl Members {
+    /// Builds the members of a snapshot. Also says on which slot each slot before lives on.
+    pub(super) fn build(
+        spec: &ServiceSpec,
+        snapshot: &ServiceSnapshot,
+        before: Option<&Before<'_>>,
+        lasting: &Lasting,
+        maker: &mut Maker,
+    ) -> (Self, Vec<Option<Slot>>) {
+        let (groups, slot_of) = group(snapshot, before);
+        let mut kept = vec![None; before.map_or(0, |b| b.members.endpoints.len())];
+        let endpoints: Box<[Arc<Endpoint>]> = groups
+            .iter()
+            .enumerate()
+            .map(|(new, group)| match group.kept.zip(before) {
+                Some((slot, before)) => {
+                    kept[slot] = Some(new);
+                    maker.keep(spec, before.spec, group, &before.members.endpoints[slot])
+                }
+                None => maker.make(spec, group, lasting),
+            })
+            .collect();
+        let unit = snapshot.format.map_or(1.0, FormatName::default_weight);
+        let members = groups.iter().zip(&endpoints).map(|(group, endpoint)| Member {
+            address: Arc::clone(&endpoint.address),
+            share: group.weight.unwrap_or(0.0) / unit,
+        });
+        let list: Arc<[Member]> = members.collect();
+        let balance = &spec.defaults.balance;
+        let same = before.filter(|b| b.members.list == list && b.spec.same_balancing(spec));
+        let (list, balancer) = match same {
+            Some(before) => (Arc::clone(&before.members.list), Arc::clone(&before.members.balancer)),
+            None => (Arc::clone(&list), spec.balancer.build(balance, &list, &lasting.cursors)),
+        };
+        let slot = |(group, endpoint): (&Group<'_>, &Arc<Endpoint>)| SlotState {
+            vitals: Arc::clone(&endpoint.vitals),
+            enabled: group.weight.is_some_and(|weight| weight > 0.0),
+        };
+        let slots = groups.iter().zip(&endpoints).map(slot).collect();
+        (Self { endpoints, slots, slot_of, balancer, fingerprint: OnceLock::new(), list }, kept)
+    }
+
+    /// Worked out when it is first asked for: discovery does not wait for it.
+    pub(super) fn fingerprint(&self, spec: &ServiceSpec, snapshot: &ServiceSnapshot) -> Fingerprint {
+        *self.fingerprint.get_or_init(|| {
+            let (groups, _) = group(snapshot, None);
+            let weights =
+                groups.iter().zip(&self.endpoints).filter_map(|(g, e)| Some((&*e.address, g.weight?)));
+            Fingerprint::new(&spec.balancer.describe(&spec.defaults.balance), weights)
+        })
+    }
+}
+
+/// Groups the instances by address, in the order in which the addresses first occur.
+fn group<'a>(snapshot: &'a ServiceSnapshot, before: Option<&Before<'_>>) -> (Vec<Group<'a>>, Box<[u32]>) {
+    // An endpoint lives on where one of its registrations is still there and still has its address.
+    // Both snapshots are sorted by name.
+    let old = before.into_iter().flat_map(|b| b.snapshot.instances.iter().zip(&b.members.slot_of));
+    let mut old = old.peekable();
+    let mut known = |instance: &Instance| {
+        while old.next_if(|(before, _)| before.id.name < instance.id.name).is_some() {}
+        let (before, slot) = old.next_if(|(before, _)| before.id.name == instance.id.name)?;
+        let same = before.id == instance.id && before.address == instance.address;
+        same.then_some(*slot as Slot)
+    };
+    let mut slots: HashMap<&Address, u32> = HashMap::with_capacity(snapshot.instances.len());
+    let mut groups: Vec<Group<'_>> = Vec::with_capacity(snapshot.instances.len());
+    let mut slot_of = Vec::with_capacity(snapshot.instances.len());
+    for instance in &snapshot.instances {
+        let address = &instance.address;
+        let slot = *slots.entry(address).or_insert(groups.len() as u32);
+        if slot as usize == groups.len() {
+            groups.push(Group { address, first: instance, weight: None, kept: None });
+        }
+        let group = &mut groups[slot as usize];
+        if instance.enabled {
+            group.weight = Some(group.weight.unwrap_or(0.0).max(instance.weight));
+        }
+        let kept = known(instance);
+        group.kept = group.kept.or(kept);
+        slot_of.push(slot);
+    }
+    (groups, slot_of.into())
+}
+
+impl Maker {
+    fn make(&mut self, spec: &ServiceSpec, group: &Group<'_>, lasting: &Lasting) -> Arc<Endpoint> {
+        Arc::new(Endpoint {
+            target: self.target(spec, group.address),
+            id: Arc::clone(&group.first.id.name),
+            address: group.address.to_string().into(),
+            vitals: Arc::new(Vitals::new(self.epoch, Arc::clone(&lasting.census))),
+            closed: Arc::default(),
+        })
+    }
+
+    /// The endpoint itself, or with another label or another way to dial it the same life.
+    fn keep(
+        &mut self,
+        spec: &ServiceSpec,
+        before: &ServiceSpec,
+        group: &Group<'_>,
+        endpoint: &Arc<Endpoint>,
+    ) -> Arc<Endpoint> {
+        let (now, then) = (&spec.defaults, &before.defaults);
+        let same_target = (now.protocol, now.connect_timeout, now.dns_ttl, &spec.deny)
+            == (then.protocol, then.connect_timeout, then.dns_ttl, &before.deny);
+        let id = &group.first.id.name;
+        if same_target && endpoint.id == *id {
+            return Arc::clone(endpoint);
+        }
+        let (target, closed) = if same_target {
+            (Arc::clone(&endpoint.target), Arc::clone(&endpoint.closed))
+        } else {
+            (self.target(spec, group.address), Arc::default())
+        };
+        Arc::new(Endpoint {
+            target,
+            closed,
+            id: Arc::clone(id),
+            address: Arc::clone(&endpoint.address),
+            vitals: Arc::clone(&endpoint.vitals),
+        })
+    }
+
+    fn target(&mut self, spec: &ServiceSpec, address: &Address) -> Arc<Target> {
+        self.next_target += 1;
+        Arc::new(Target {
+            id: self.next_target,
+            address: address.clone(),
+            protocol: spec.defaults.protocol,
+            connect_timeout: spec.defaults.connect_timeout,
+            dns_ttl: spec.defaults.dns_ttl,
+            deny: Arc::clone(&spec.deny),
+        })
+    }
+}

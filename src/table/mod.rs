@@ -1,0 +1,50 @@
+//! The routing table: immutable, swapped whole, shared in its parts.
+//!
+//! The [`TableWriter`] (there is one) turns configuration and discovery into generations of the
+//! [`RoutingTable`], in which a request finds its [`Route`], its [`Upstream`], and with a [`Lease`] an
+//! [`Endpoint`]. A generation shares with the one before whatever did not change; what lives longer
+//! than a generation (load, latency, health, cursors) is behind the endpoints and shared by all.
+//!
+//! ```text
+//! discovery ──apply──▶ TableWriter ──publish──▶ swap ◀──load── CachedReader (one a worker)
+//! ```
+
+pub mod affinity;
+mod asked;
+mod config;
+mod endpoint;
+mod explain;
+mod health;
+mod lease;
+mod matcher;
+mod members;
+mod path;
+mod request;
+mod route;
+mod routing_table;
+mod swap;
+mod upstream;
+mod upstream_map;
+mod view;
+mod writer;
+
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod writer_tests;
+
+pub use asked::ExplainedRequest;
+pub use config::{ServiceSpec, Settings, TableConfig};
+pub use endpoint::{Endpoint, InstanceState};
+pub use explain::{Considered, Explanation};
+pub use lease::Lease;
+pub use path::normalise;
+pub use request::RouteInput;
+pub use route::{Captures, Mismatch, Route};
+pub use routing_table::{BaseState, Matched, NoService, RoutingTable};
+pub use swap::{CachedReader, TableReader};
+pub use upstream::{PickRequest, Upstream};
+pub use view::{InstanceView, RejectedView, RouteView, ServiceView};
+pub use writer::TableWriter;

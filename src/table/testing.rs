@@ -1,0 +1,113 @@
+//! Plans and requests by the line, for the tests of this floor.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, Method};
+
+use crate::config::plan::{
+    Limits, PathMatch, RoutePlan, Segment, ServiceDefaults, ServicePlan, ServiceRef, WeightedService,
+};
+use crate::model::{
+    Address, BalanceSpec, FormatChoice, Host, Incarnation, Instance, InstanceId, Protocol, RegistryName,
+    ServiceName, ServiceSnapshot,
+};
+
+use super::config::{Settings, TableConfig};
+use super::request::RouteInput;
+
+/// A route of this path to the service `orders`.
+pub(super) fn route(pattern: &str) -> RoutePlan {
+    let (path, prefix) = pattern.strip_suffix("/*").map_or((pattern, false), |path| (path, true));
+    let segment = |text: &str| match text.strip_prefix('{').and_then(|t| t.strip_suffix('}')) {
+        Some(name) => Segment::Capture(name.into()),
+        None => Segment::Literal(text.into()),
+    };
+    let segments = path.strip_prefix('/').into_iter().flat_map(|p| p.split('/')).map(segment).collect();
+    RoutePlan {
+        name: pattern.into(),
+        host: None,
+        path: PathMatch { segments, prefix },
+        methods: Vec::new(),
+        headers: Vec::new(),
+        query: Vec::new(),
+        services: vec![WeightedService { service: ServiceRef::Named(name("orders")), weight: 1 }],
+        timeout: None,
+        rewrite: None,
+    }
+}
+
+/// Calls back with a request that has no headers and no query.
+pub(super) fn input<T>(method: &str, host: &str, path: &str, then: impl FnOnce(&RouteInput<'_>) -> T) -> T {
+    let method = Method::from_bytes(method.as_bytes()).expect("a method");
+    then(&RouteInput { method: &method, host, path, query: None, headers: &HeaderMap::new() })
+}
+
+/// `orders`, or `apps/orders`.
+pub(super) fn name(text: &str) -> ServiceName {
+    match text.split_once('/') {
+        Some((catalog, child)) => ServiceName::in_catalog(catalog, child),
+        None => ServiceName::new(text),
+    }
+    .expect("a name")
+}
+
+pub(super) fn defaults(balance: BalanceSpec) -> ServiceDefaults {
+    ServiceDefaults {
+        format: FormatChoice::Auto,
+        protocol: Protocol::Http1,
+        balance,
+        connect_timeout: Duration::from_secs(1),
+        dns_ttl: Duration::from_secs(30),
+    }
+}
+
+pub(super) fn service(text: &str, balance: BalanceSpec) -> ServicePlan {
+    ServicePlan {
+        name: name(text),
+        registry: RegistryName::new("main").expect("a name"),
+        path: format!("/services/{text}"),
+        defaults: defaults(balance),
+    }
+}
+
+/// Node `id` in its `incarnation`, at 10.0.0.`host`:80.
+pub(super) fn instance(id: &str, incarnation: u64, host: u8) -> Instance {
+    Instance {
+        id: InstanceId { name: id.into(), incarnation: Incarnation(incarnation, 0) },
+        address: Address { host: Host::Ip([10, 0, 0, host].into()), port: 80 },
+        scheme: None,
+        tls: None,
+        weight: 1.0,
+        enabled: true,
+        zone: None,
+        role: None,
+        registered_ms: None,
+        metadata: std::collections::BTreeMap::default(),
+    }
+}
+
+pub(super) fn snapshot(instances: impl IntoIterator<Item = Instance>) -> Arc<ServiceSnapshot> {
+    let mut instances: Vec<Arc<Instance>> = instances.into_iter().map(Arc::new).collect();
+    instances.sort_by(|a, b| a.id.name.cmp(&b.id.name));
+    Arc::new(ServiceSnapshot { instances, ..ServiceSnapshot::default() })
+}
+
+pub(super) fn config(services: Vec<ServicePlan>, routes: Vec<RoutePlan>) -> TableConfig {
+    let limits = Limits {
+        max_connections: 1,
+        max_headers: 1,
+        max_header_size: 1,
+        max_body: None,
+        idle_timeout: Duration::from_secs(1),
+        header_timeout: Duration::from_secs(1),
+    };
+    TableConfig {
+        settings: Settings { limits, listeners: Vec::new() },
+        services,
+        catalogs: Vec::new(),
+        routes,
+        deny: std::collections::HashMap::new(),
+        balancers: std::collections::HashMap::new(),
+    }
+}

@@ -1,0 +1,279 @@
+//! A service as the table holds it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use crate::balance::{Candidates, Fingerprint, PickContext, Slot, hash};
+use crate::model::{BalanceSpec, Instance, Protocol, ServiceName, ServiceSnapshot};
+
+use super::Lease;
+use super::config::ServiceSpec;
+use super::endpoint::{Endpoint, InstanceState};
+use super::health::Status;
+use super::members::{Before, Lasting, Maker, Members};
+
+/// A service: its endpoints, its balancer, and what is known of it. Immutable.
+#[derive(Debug)]
+pub struct Upstream {
+    spec: Arc<ServiceSpec>,
+    snapshot: Arc<ServiceSnapshot>,
+    members: Arc<Members>,
+    departed: Arc<[Departed]>,
+    revision: u64,
+    lasting: Arc<Lasting>,
+}
+
+/// An instance that left, for as long as requests are open on it.
+#[derive(Debug, Clone)]
+pub(super) struct Departed {
+    pub(super) instance: Arc<Instance>,
+    pub(super) endpoint: Arc<Endpoint>,
+}
+
+/// Endpoints that the next table will not hold.
+#[derive(Debug, Default)]
+pub(super) struct Left {
+    /// Their nodes are gone.
+    pub(super) retired: Vec<Arc<Endpoint>>,
+    /// They live on, and are dialled in another way.
+    pub(super) replaced: Vec<Arc<Endpoint>>,
+}
+
+impl Left {
+    /// To be called once the next table is published: until then they were the way to go.
+    pub(super) fn settle(&self) {
+        self.retired.iter().for_each(|endpoint| endpoint.retire());
+        self.replaced.iter().for_each(|endpoint| endpoint.replace());
+    }
+}
+
+/// What a pick is told of its request.
+#[derive(Debug)]
+pub struct PickRequest<'a> {
+    /// The worker's source of chance.
+    pub rng: &'a mut fastrand::Rng,
+    /// The worker's number.
+    pub worker: usize,
+    /// The hash key, for hash policies.
+    pub key: Option<&'a [u8]>,
+    /// [`Lease::id`] of each attempt so far. Ids, not slots: the table may have moved on since.
+    pub tried: &'a [u64],
+    /// The time, as the worker's coarse clock tells it.
+    pub now: Instant,
+}
+
+impl Upstream {
+    /// A service of which nothing is known yet.
+    pub(super) fn empty(spec: Arc<ServiceSpec>, workers: usize, maker: &mut Maker) -> Self {
+        let (lasting, snapshot) = (Lasting::new(workers), ServiceSnapshot::default());
+        let (members, _) = Members::build(&spec, &snapshot, None, &lasting, maker);
+        Self {
+            spec,
+            snapshot: Arc::new(snapshot),
+            members: Arc::new(members),
+            departed: Arc::default(),
+            revision: 0,
+            lasting: Arc::new(lasting),
+        }
+    }
+
+    /// The next generation of this service; notes the endpoints that are not in it.
+    ///
+    /// `fresh` forgets who is who: the same names in another place are somebody else.
+    pub(super) fn next(
+        &self,
+        spec: Arc<ServiceSpec>,
+        snapshot: Arc<ServiceSnapshot>,
+        fresh: bool,
+        maker: &mut Maker,
+        left: &mut Left,
+    ) -> Self {
+        let before = Before { spec: &self.spec, snapshot: &self.snapshot, members: &self.members };
+        let before = (!fresh).then_some(&before);
+        let (members, mut kept) = Members::build(&spec, &snapshot, before, &self.lasting, maker);
+        kept.resize(self.members.endpoints.len(), None);
+        let leave = self.snapshot.instances.iter().zip(&self.members.slot_of);
+        let leave =
+            leave.filter(|(_, slot)| kept[**slot as usize].is_none()).map(|(instance, slot)| Departed {
+                instance: Arc::clone(instance),
+                endpoint: Arc::clone(&self.members.endpoints[*slot as usize]),
+            });
+        // Even one without a request may get its last while this is being built: the sweep decides.
+        let departed =
+            self.departed.iter().filter(|d| d.endpoint.in_flight() > 0).cloned().chain(leave).collect();
+        for (endpoint, kept) in self.members.endpoints.iter().zip(&kept) {
+            match kept {
+                None => left.retired.push(Arc::clone(endpoint)),
+                Some(slot) if Arc::ptr_eq(&endpoint.target, &members.endpoints[*slot].target) => {}
+                Some(_) => left.replaced.push(Arc::clone(endpoint)),
+            }
+        }
+        Self {
+            spec,
+            snapshot,
+            members: Arc::new(members),
+            departed,
+            revision: self.revision + 1,
+            lasting: Arc::clone(&self.lasting),
+        }
+    }
+
+    /// The same without those who have nothing open any more: `None` where that is everyone left.
+    pub(super) fn swept(&self) -> Option<Self> {
+        let open = |d: &&Departed| d.endpoint.in_flight() > 0;
+        (self.departed.iter().filter(open).count() < self.departed.len()).then(|| Self {
+            spec: Arc::clone(&self.spec),
+            snapshot: Arc::clone(&self.snapshot),
+            members: Arc::clone(&self.members),
+            departed: self.departed.iter().filter(open).cloned().collect(),
+            revision: self.revision,
+            lasting: Arc::clone(&self.lasting),
+        })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &ServiceName {
+        &self.spec.name
+    }
+
+    /// What is configured of it.
+    pub fn spec(&self) -> &Arc<ServiceSpec> {
+        &self.spec
+    }
+
+    /// What its instances speak.
+    pub fn protocol(&self) -> Protocol {
+        self.spec.defaults.protocol
+    }
+
+    /// How one of them is chosen. Its `key` says what to hash.
+    pub fn balance(&self) -> &BalanceSpec {
+        &self.spec.defaults.balance
+    }
+
+    /// The registrations as discovery told them.
+    pub fn snapshot(&self) -> &Arc<ServiceSnapshot> {
+        &self.snapshot
+    }
+
+    /// Its endpoints in slot order.
+    pub fn endpoints(&self) -> &[Arc<Endpoint>] {
+        &self.members.endpoints
+    }
+
+    /// How often a change of it was published.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Equal on every gateway that balances it alike.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.members.fingerprint(&self.spec, &self.snapshot)
+    }
+
+    /// Requests on its endpoints now.
+    pub fn in_flight(&self) -> u64 {
+        self.endpoints().iter().map(|endpoint| u64::from(endpoint.in_flight())).sum()
+    }
+
+    /// Chooses an endpoint that was not tried yet, and counts the request in flight on it.
+    ///
+    /// Where no other is left, one that is ejected is better than none. One whose node went between the
+    /// caller's load of the table and this pick counts as ejected.
+    pub fn pick(&self, request: PickRequest<'_>) -> Option<Lease> {
+        let PickRequest { rng, worker, key, tried, now } = request;
+        let of = |id: &u64| self.endpoints().iter().position(|endpoint| endpoint.target.id == *id);
+        // Empty but for retries: then this allocates nothing.
+        let exclude: Vec<Slot> = tried.iter().filter_map(of).collect();
+        let affinity = key.map(hash::key);
+        let mut context = PickContext { rng, worker, affinity, exclude: &exclude };
+        let mut pick =
+            |anyone| self.members.balancer.pick(&mut context, &View { upstream: self, now, anyone });
+        let slot = pick(false).or_else(|| pick(true))?;
+        let endpoint = Arc::clone(self.endpoints().get(slot)?);
+        Some(Lease::new(endpoint, slot, now, self.balance().load_bound.is_some()))
+    }
+
+    /// Where a first request with this key goes, without any effect: `None` where no key decides.
+    pub(super) fn place(&self, key: &[u8], now: Instant) -> Option<Slot> {
+        let (balancer, affinity) = (&self.members.balancer, hash::key(key));
+        let place = |anyone| balancer.place(affinity, &View { upstream: self, now, anyone });
+        place(false).or_else(|| place(true))
+    }
+
+    /// The order in which the slots are offered a key.
+    pub(super) fn placement(&self, key: &[u8]) -> Option<Vec<Slot>> {
+        self.members.balancer.placement(hash::key(key))
+    }
+
+    /// Each registration with its slot and its state.
+    pub fn instances(&self) -> impl Iterator<Item = (&Arc<Instance>, Slot, InstanceState)> {
+        self.snapshot.instances.iter().zip(&self.members.slot_of).map(|(instance, &slot)| {
+            let state = match self.endpoints()[slot as Slot].state() {
+                _ if !instance.enabled => InstanceState::Disabled,
+                // Retired while this generation is still being read: the registration stands here.
+                InstanceState::Ejected => InstanceState::Ejected,
+                _ => InstanceState::Up,
+            };
+            (instance, slot as Slot, state)
+        })
+    }
+
+    /// Instances that left while requests were open on them, and still are.
+    pub fn draining(&self) -> impl Iterator<Item = &Arc<Instance>> {
+        self.departed.iter().filter(|d| d.endpoint.in_flight() > 0).map(|d| &d.instance)
+    }
+
+    /// How many instances are in each state, in the order of [`InstanceState::ALL`].
+    pub fn count_by_state(&self) -> [(InstanceState, usize); 4] {
+        let mut counts = InstanceState::ALL.map(|state| (state, 0));
+        let states = self.instances().map(|(_, _, state)| state);
+        for state in states.chain(self.draining().map(|_| InstanceState::Draining)) {
+            counts[state as usize].1 += 1;
+        }
+        counts
+    }
+
+    pub(super) fn has_departed(&self) -> bool {
+        !self.departed.is_empty()
+    }
+}
+
+/// The endpoints as a balancer sees them.
+struct View<'a> {
+    upstream: &'a Upstream,
+    now: Instant,
+    /// Whether the ejected will do.
+    anyone: bool,
+}
+
+impl Candidates for View<'_> {
+    fn len(&self) -> usize {
+        self.upstream.members.slots.len()
+    }
+
+    fn usable(&self, slot: Slot) -> bool {
+        let state = self.upstream.members.slots.get(slot);
+        state.is_some_and(|s| s.enabled && (self.anyone || s.vitals.status() == Status::Up))
+    }
+
+    fn load(&self, slot: Slot) -> u32 {
+        self.upstream.members.slots[slot].vitals.in_flight()
+    }
+
+    fn latency(&self, slot: Slot) -> f64 {
+        self.upstream.members.slots[slot].vitals.latency(self.now)
+    }
+
+    fn total_load(&self) -> u64 {
+        if self.upstream.balance().load_bound.is_some() {
+            return u64::from(self.upstream.lasting.census.in_flight.load(Ordering::Relaxed));
+        }
+        self.upstream.members.slots.iter().map(|s| u64::from(s.vitals.in_flight())).sum()
+    }
+
+    fn all_usable(&self) -> bool {
+        self.anyone || self.upstream.lasting.census.ejected.load(Ordering::Relaxed) == 0
+    }
+}

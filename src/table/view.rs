@@ -1,0 +1,209 @@
+//! The table as the admin shows it: plain values in the shape of its JSON.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::config::plan::{HostMatch, PathMatch, Rewrite, Segment, ServiceRef};
+use crate::model::{Instance, Trust};
+
+use super::endpoint::InstanceState;
+use super::route::Route;
+use super::routing_table::RoutingTable;
+use super::upstream::Upstream;
+
+/// A service.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ServiceView {
+    /// Its name.
+    pub name: String,
+    /// Where it is registered.
+    pub registry: String,
+    /// The directory there.
+    pub path: String,
+    /// The payload format in use; null before the first node.
+    pub format: Option<&'static str>,
+    /// How often a change of it was published.
+    pub revision: u64,
+    /// 12 hex digits.
+    pub fingerprint: String,
+    /// Id of the primary.
+    pub primary: Option<String>,
+    /// Whether this is the last known state only.
+    pub stale: bool,
+    /// Why.
+    pub stale_reason: Option<String>,
+    /// Sorted by id.
+    pub instances: Vec<InstanceView>,
+    /// Sorted by node.
+    pub rejected: Vec<RejectedView>,
+}
+
+/// An instance.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct InstanceView {
+    /// The node's name.
+    pub id: String,
+    /// `host:port`.
+    pub address: String,
+    /// Whether it speaks TLS, where the registration says so.
+    pub tls: Option<bool>,
+    /// As registered.
+    pub weight: f64,
+    /// As registered.
+    pub zone: Option<String>,
+    /// How it stands.
+    pub state: InstanceState,
+    /// The rest of the registration.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// A node that is no instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RejectedView {
+    /// Its name.
+    pub node: String,
+    /// `code: detail`.
+    pub reason: String,
+}
+
+/// A route.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RouteView {
+    /// Its name.
+    pub name: String,
+    /// Its host as configured; null: any.
+    pub host: Option<String>,
+    /// Its path as configured.
+    pub path: String,
+    /// Its methods; empty: any.
+    pub methods: Vec<String>,
+    /// Headers that must have this value.
+    pub headers: BTreeMap<String, String>,
+    /// Query parameters that must have this value.
+    pub query: BTreeMap<String, String>,
+    /// Who answers.
+    pub services: Vec<RouteServiceView>,
+    /// In seconds.
+    pub timeout: Option<f64>,
+    /// As configured.
+    pub rewrite: Option<String>,
+}
+
+/// A service of a route.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RouteServiceView {
+    /// As configured.
+    pub name: String,
+    /// Its share.
+    pub weight: u32,
+}
+
+impl InstanceView {
+    fn new(instance: &Instance, state: InstanceState) -> Self {
+        let metadata = instance.metadata.iter().map(|(k, v)| (k.to_string(), v.to_string()));
+        Self {
+            id: instance.id.name.to_string(),
+            address: instance.address.to_string(),
+            tls: instance.tls,
+            weight: instance.weight,
+            zone: instance.zone.as_deref().map(str::to_owned),
+            state,
+            metadata: metadata.collect(),
+        }
+    }
+}
+
+impl Upstream {
+    /// Its instances, sorted by id, those that drain included.
+    pub fn instance_views(&self) -> Vec<InstanceView> {
+        let live = self.instances().map(|(instance, _, state)| InstanceView::new(instance, state));
+        let draining = self.draining().map(|instance| InstanceView::new(instance, InstanceState::Draining));
+        let mut views: Vec<_> = live.chain(draining).collect();
+        views.sort_by(|a, b| a.id.cmp(&b.id));
+        views
+    }
+}
+
+impl RoutingTable {
+    /// A service of this table.
+    pub fn service_view(&self, upstream: &Upstream) -> ServiceView {
+        let (spec, snapshot) = (upstream.spec(), upstream.snapshot());
+        let base = self.base_of(upstream);
+        ServiceView {
+            name: spec.name.to_string(),
+            registry: spec.registry.to_string(),
+            path: spec.path.clone(),
+            format: snapshot.format.map(crate::model::FormatName::as_str),
+            revision: upstream.revision(),
+            fingerprint: upstream.fingerprint().to_string(),
+            primary: snapshot.primary.as_deref().map(str::to_owned),
+            stale: base.is_none_or(|base| base.trust == Trust::Stale),
+            stale_reason: base.and_then(|base| base.reason.as_deref()).map(str::to_owned),
+            instances: upstream.instance_views(),
+            rejected: snapshot
+                .rejected
+                .iter()
+                .map(|r| RejectedView { node: r.node.to_string(), reason: r.to_string() })
+                .collect(),
+        }
+    }
+
+    /// All services by name.
+    pub fn service_views(&self) -> Vec<ServiceView> {
+        self.sorted_upstreams().into_iter().map(|upstream| self.service_view(upstream)).collect()
+    }
+}
+
+impl Route {
+    /// It as configured.
+    pub fn view(&self) -> RouteView {
+        let services = self.services.iter().map(|s| {
+            let name = service_text(&s.service);
+            RouteServiceView { name, weight: s.weight }
+        });
+        let headers = self
+            .headers
+            .iter()
+            .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()));
+        RouteView {
+            name: self.name.to_string(),
+            host: self.host.as_ref().map(|host| match host {
+                HostMatch::Exact(host) => host.to_string(),
+                HostMatch::Wildcard(suffix) => format!("*.{suffix}"),
+            }),
+            path: path_text(&self.path),
+            methods: self.methods.iter().map(ToString::to_string).collect(),
+            headers: headers.collect(),
+            query: self.query.iter().cloned().collect(),
+            services: services.collect(),
+            timeout: self.timeout.map(|timeout| timeout.as_secs_f64()),
+            rewrite: self.rewrite.as_ref().map(|rewrite| match rewrite {
+                Rewrite::Prefix(prefix) => format!("{prefix}/*"),
+                Rewrite::Exact(path) => path.to_string(),
+            }),
+        }
+    }
+}
+
+/// A reference as configured: `orders`, `apps/{service}`.
+pub(super) fn service_text(service: &ServiceRef) -> String {
+    match service {
+        ServiceRef::Named(name) => name.to_string(),
+        ServiceRef::Captured { catalog, capture } => format!("{catalog}/{{{capture}}}"),
+    }
+}
+
+fn path_text(path: &PathMatch) -> String {
+    let segment = |segment: &Segment| match segment {
+        Segment::Literal(literal) => format!("/{literal}"),
+        Segment::Capture(name) => format!("/{{{name}}}"),
+    };
+    let mut out: String = path.segments.iter().map(segment).collect();
+    if path.prefix {
+        out += "/*";
+    } else if out.is_empty() {
+        out.push('/');
+    }
+    out
+}
