@@ -1,0 +1,116 @@
+//! The body of an answer on its way to the client: its end is the request's end.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+
+use super::body::{Body, BoxError};
+use super::call::Call;
+use super::error::ProxyError;
+use super::grpc;
+use crate::telemetry::Outcome;
+use crate::transport::UpstreamBodyError;
+
+/// A body that counts its request when it yields its end, before that end reaches the client: a scrape
+/// after a whole answer includes it.
+pub(super) struct Answer {
+    body: Body,
+    /// Gone once the request is counted.
+    call: Option<Box<Call>>,
+}
+
+impl Answer {
+    pub(super) fn new(body: Body, mut call: Box<Call>) -> Self {
+        if body.is_end_stream() {
+            call.ends(Outcome::Ok);
+            return Self { body, call: None };
+        }
+        Self { body, call: Some(call) }
+    }
+
+    /// Without a request to count: a tunnel has taken it over.
+    pub(super) fn uncounted() -> Self {
+        Self { body: Body::empty(), call: None }
+    }
+
+    fn ends(&mut self, outcome: Outcome) {
+        if let Some(mut call) = self.call.take() {
+            call.ends(outcome);
+        }
+    }
+
+    /// The instance broke off in the middle: gRPC has words for that, HTTP only a broken end.
+    fn breaks(&mut self, error: BoxError) -> Option<Result<Frame<Bytes>, BoxError>> {
+        let (outcome, reason) = match error.downcast_ref::<UpstreamBodyError>() {
+            Some(UpstreamBodyError::RequestBody(_)) => (Outcome::Cancelled, None),
+            Some(UpstreamBodyError::Reset(cause)) => {
+                (Outcome::Reset, Some(ProxyError::UpstreamReset(cause.to_string())))
+            }
+            Some(UpstreamBodyError::Protocol(cause)) => {
+                (Outcome::Reset, Some(ProxyError::UpstreamProtocol(cause.to_string())))
+            }
+            None => (Outcome::Reset, Some(ProxyError::Internal)),
+        };
+        let mut grpc = false;
+        if let (Some(call), Some(reason)) = (&mut self.call, &reason) {
+            call.fails(reason);
+            grpc = call.grpc;
+        }
+        self.ends(outcome);
+        self.body = Body::empty();
+        match reason {
+            Some(reason) if grpc => {
+                let mut trailers = HeaderMap::new();
+                grpc::set_status(&mut trailers, &reason);
+                Some(Ok(Frame::trailers(trailers)))
+            }
+            _ => Some(Err(error)),
+        }
+    }
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        Poll::Ready(match frame {
+            None => {
+                self.ends(Outcome::Ok);
+                None
+            }
+            Some(Err(error)) => self.breaks(error),
+            Some(Ok(frame)) => {
+                if let (Some(call), Some(data)) = (&mut self.call, frame.data_ref()) {
+                    call.sent += data.len() as u64;
+                }
+                if frame.is_trailers() || self.body.is_end_stream() {
+                    self.ends(Outcome::Ok);
+                }
+                Some(Ok(frame))
+            }
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answer").field("body", &self.body).finish_non_exhaustive()
+    }
+}

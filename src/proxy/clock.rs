@@ -1,0 +1,188 @@
+//! The worker's coarse clock: one tick moves every deadline, so that no request arms a timer.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use super::conn::ConnState;
+
+/// How often a worker ticks, and by how much a deadline may be late.
+pub const TICK: Duration = Duration::from_millis(50);
+
+/// The time as of the last tick, and everybody who waits for it.
+pub(super) struct Clock {
+    now: Cell<Instant>,
+    connections: RefCell<Slots<Rc<ConnState>>>,
+    alarms: RefCell<Slots<(Instant, Waker)>>,
+}
+
+/// A list with holes: O(1) to enter and to leave.
+#[derive(Debug)]
+struct Slots<T> {
+    items: Vec<Option<T>>,
+    free: Vec<usize>,
+}
+
+/// The deadline passed first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Elapsed;
+
+impl Clock {
+    /// A clock that stands at `now` until its first tick.
+    pub(super) fn new(now: Instant) -> Rc<Self> {
+        Rc::new(Self { now: Cell::new(now), connections: RefCell::default(), alarms: RefCell::default() })
+    }
+
+    /// The time of the last tick.
+    pub(super) fn now(&self) -> Instant {
+        self.now.get()
+    }
+
+    /// Moves the clock and wakes whoever is due.
+    pub(super) fn tick(&self, now: Instant) {
+        self.now.set(now);
+        // Wakers only mark tasks as runnable: nothing re-enters these borrows.
+        for state in self.connections.borrow().iter() {
+            state.tick(now);
+        }
+        for (at, waker) in self.alarms.borrow().iter() {
+            if *at <= now {
+                waker.wake_by_ref();
+            }
+        }
+    }
+
+    /// Wakes every connection's task.
+    pub(super) fn wake_connections(&self) {
+        for state in self.connections.borrow().iter() {
+            state.wake();
+        }
+    }
+
+    /// Lets ticks look after a connection for as long as the guard lives.
+    pub(super) fn register(self: &Rc<Self>, state: Rc<ConnState>) -> Registered {
+        let key = self.connections.borrow_mut().insert(state);
+        Registered { clock: Rc::clone(self), key }
+    }
+
+    /// Runs `future` until a deadline. Late by up to a [`TICK`], never early.
+    pub(super) async fn within<F: Future>(
+        &self,
+        at: Option<Instant>,
+        mut future: Pin<&mut F>,
+    ) -> Result<F::Output, Elapsed> {
+        let Some(at) = at else { return Ok(future.await) };
+        let mut alarm = Alarm { clock: self, key: None };
+        poll_fn(|cx| {
+            if let Poll::Ready(value) = future.as_mut().poll(cx) {
+                return Poll::Ready(Ok(value));
+            }
+            if self.now() >= at {
+                return Poll::Ready(Err(Elapsed));
+            }
+            alarm.set(at, cx);
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Clock").field("now", &self.now.get()).finish_non_exhaustive()
+    }
+}
+
+/// Membership of a connection in its worker's tick.
+pub(super) struct Registered {
+    clock: Rc<Clock>,
+    key: usize,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.clock.connections.borrow_mut().remove(self.key);
+    }
+}
+
+struct Alarm<'a> {
+    clock: &'a Clock,
+    key: Option<usize>,
+}
+
+impl Alarm<'_> {
+    fn set(&mut self, at: Instant, cx: &Context<'_>) {
+        let mut alarms = self.clock.alarms.borrow_mut();
+        match self.key {
+            Some(key) => {
+                if let Some((_, waker)) = &mut alarms.items[key] {
+                    waker.clone_from(cx.waker());
+                }
+            }
+            None => self.key = Some(alarms.insert((at, cx.waker().clone()))),
+        }
+    }
+}
+
+impl Drop for Alarm<'_> {
+    fn drop(&mut self) {
+        if let Some(key) = self.key {
+            self.clock.alarms.borrow_mut().remove(key);
+        }
+    }
+}
+
+impl<T> Default for Slots<T> {
+    fn default() -> Self {
+        Self { items: Vec::new(), free: Vec::new() }
+    }
+}
+
+impl<T> Slots<T> {
+    fn insert(&mut self, item: T) -> usize {
+        if let Some(key) = self.free.pop() {
+            self.items[key] = Some(item);
+            key
+        } else {
+            self.items.push(Some(item));
+            self.items.len() - 1
+        }
+    }
+
+    fn remove(&mut self, key: usize) {
+        if self.items[key].take().is_some() {
+            self.free.push(key);
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &T> {
+        self.items.iter().flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+    use std::pin::pin;
+
+    use super::*;
+
+    #[test]
+    fn a_deadline_fires_at_the_tick_that_reaches_it() {
+        let start = Instant::now();
+        let clock = Clock::new(start);
+        let mut never = pin!(pending::<()>());
+        let mut waiting = pin!(clock.within(Some(start + Duration::from_secs(1)), never.as_mut()));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(waiting.as_mut().poll(&mut cx).is_pending());
+        clock.tick(start + Duration::from_millis(999));
+        assert!(waiting.as_mut().poll(&mut cx).is_pending());
+        clock.tick(start + Duration::from_secs(1));
+        assert_eq!(waiting.as_mut().poll(&mut cx), Poll::Ready(Err(Elapsed)));
+        assert_eq!(clock.alarms.borrow().iter().count(), 0, "a deadline that is over leaves nothing");
+    }
+}

@@ -1,0 +1,437 @@
+//! The deadlines of one client connection: what it is doing, since when, and when that has been too long.
+//!
+//! Shared by the I/O wrapper, which reports bytes, by the requests on the connection, and by the worker's
+//! tick, which compares. Times are the worker's coarse clock.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
+
+use super::clock::Clock;
+use super::error::Fault;
+use super::io::Leftover;
+
+/// A client that sends or takes less is cut, once we have waited for it this long.
+const DRIP_AFTER: Duration = Duration::from_secs(10);
+const DRIP_RATE: u64 = 256;
+/// How long a client's FIN under a request may be a mere half-close before it counts as gone.
+const HALF_CLOSE: Duration = Duration::from_secs(1);
+
+/// Why a connection is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Nothing moved for too long.
+    Idle,
+    /// Bytes come or go too slowly while we wait for the client.
+    Drip,
+}
+
+/// Where the reader of an HTTP/1 connection stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reading {
+    /// Between messages: not one byte of a head.
+    Between,
+    /// A head has begun.
+    Head,
+    /// A body whose length is known.
+    Sized,
+    /// A body in chunks.
+    Chunked,
+    /// Not ours to look into: HTTP/2, or a tunnel.
+    Opaque,
+}
+
+/// What became of bytes behind an Upgrade header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hold {
+    /// Nothing is held.
+    None,
+    /// Held until the answer is known.
+    Undecided,
+    /// They are HTTP.
+    Http,
+    /// They belong to the tunnel.
+    Tunnel,
+}
+
+/// Times and limits of a connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Timeouts {
+    pub(super) idle: Duration,
+    pub(super) header: Duration,
+}
+
+/// The state of one connection.
+#[derive(Debug)]
+pub(super) struct ConnState {
+    clock: Rc<Clock>,
+    timeouts: Timeouts,
+    waker: RefCell<Option<Waker>>,
+    last_byte: Cell<Instant>,
+    pub(super) reading: Cell<Reading>,
+    head_since: Cell<Option<Instant>>,
+    upload: Meter,
+    download: Meter,
+    /// The client sent FIN, at this time.
+    eof: Cell<Option<Instant>>,
+    verdict: Cell<Option<Verdict>>,
+    head_late: Cell<bool>,
+    body_late: Cell<Option<Instant>>,
+    /// Requests from their head to the end of their answer.
+    open: Cell<usize>,
+    /// Of those, the ones whose answer has not begun.
+    waiting: Cell<usize>,
+    /// HTTP/1 heads given to hyper, and requests that came out of it.
+    heads: Cell<u64>,
+    requests: Cell<u64>,
+    fault: Cell<Option<(u64, Fault)>>,
+    /// The request body broke its framing.
+    pub(super) broken_body: Cell<bool>,
+    pub(super) hold: Cell<Hold>,
+    /// What hyper's connection held when it was dropped.
+    pub(super) leftover: RefCell<Option<Leftover>>,
+}
+
+/// Counts waiting time and bytes in one direction.
+#[derive(Debug, Default)]
+struct Meter {
+    since: Cell<Option<Instant>>,
+    waited: Cell<Duration>,
+    bytes: Cell<u64>,
+}
+
+impl Meter {
+    fn blocked(&self, now: Instant) {
+        if self.since.get().is_none() {
+            self.since.set(Some(now));
+        }
+    }
+
+    fn moved(&self, bytes: usize, now: Instant) {
+        if let Some(since) = self.since.take() {
+            self.waited.set(self.waited.get() + now.saturating_duration_since(since));
+            self.bytes.set(self.bytes.get() + bytes as u64);
+        }
+    }
+
+    fn reset(&self) {
+        self.since.set(None);
+        self.waited.set(Duration::ZERO);
+        self.bytes.set(0);
+    }
+
+    /// Judges a full window and begins the next.
+    fn drips(&self, now: Instant) -> bool {
+        let current = self.since.get().map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        let waited = self.waited.get() + current;
+        if waited < DRIP_AFTER {
+            return false;
+        }
+        let slow = self.bytes.get() < DRIP_RATE * waited.as_secs();
+        self.waited.set(Duration::ZERO);
+        self.bytes.set(0);
+        if self.since.get().is_some() {
+            self.since.set(Some(now));
+        }
+        slow
+    }
+}
+
+impl ConnState {
+    pub(super) fn new(clock: &Rc<Clock>, timeouts: Timeouts) -> Rc<Self> {
+        Rc::new(Self {
+            clock: Rc::clone(clock),
+            timeouts,
+            waker: RefCell::new(None),
+            last_byte: Cell::new(clock.now()),
+            reading: Cell::new(Reading::Between),
+            head_since: Cell::new(None),
+            upload: Meter::default(),
+            download: Meter::default(),
+            eof: Cell::new(None),
+            verdict: Cell::new(None),
+            head_late: Cell::new(false),
+            body_late: Cell::new(None),
+            open: Cell::new(0),
+            waiting: Cell::new(0),
+            heads: Cell::new(0),
+            requests: Cell::new(0),
+            fault: Cell::new(None),
+            broken_body: Cell::new(false),
+            hold: Cell::new(Hold::None),
+            leftover: RefCell::new(None),
+        })
+    }
+
+    pub(super) fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
+    /// Remembers whom to wake; called at each poll of the connection's task.
+    pub(super) fn park(&self, cx: &Context<'_>) {
+        let mut slot = self.waker.borrow_mut();
+        match slot.as_ref() {
+            Some(waker) if waker.will_wake(cx.waker()) => {}
+            _ => *slot = Some(cx.waker().clone()),
+        }
+    }
+
+    pub(super) fn wake(&self) {
+        if let Some(waker) = self.waker.borrow().as_ref() {
+            waker.wake_by_ref();
+        }
+    }
+
+    pub(super) fn verdict(&self) -> Option<Verdict> {
+        self.verdict.get()
+    }
+
+    // Reports of the I/O wrapper.
+
+    pub(super) fn received(&self, bytes: usize) {
+        let now = self.now();
+        self.last_byte.set(now);
+        self.upload.moved(bytes, now);
+    }
+
+    pub(super) fn sent(&self, bytes: usize) {
+        let now = self.now();
+        self.last_byte.set(now);
+        self.download.moved(bytes, now);
+    }
+
+    /// The client has nothing for us, and we want it.
+    pub(super) fn wants_bytes(&self) {
+        if self.reading.get() == Reading::Sized {
+            self.upload.blocked(self.now());
+        }
+    }
+
+    /// Bytes moved in a tunnel, either way.
+    pub(super) fn moved(&self) {
+        self.last_byte.set(self.now());
+    }
+
+    /// Whether a request is being served.
+    pub(super) fn is_busy(&self) -> bool {
+        self.open.get() > 0
+    }
+
+    /// The client does not take what we have.
+    pub(super) fn wants_room(&self) {
+        self.download.blocked(self.now());
+    }
+
+    pub(super) fn set_reading(&self, reading: Reading) {
+        if self.reading.replace(reading) != reading {
+            self.upload.reset();
+            self.head_since.set(None);
+        }
+    }
+
+    /// The client's FIN came. Says whether hyper may know it yet: under a request, whose body is whole,
+    /// it may be a half-close.
+    pub(super) fn end_of_input(&self) -> bool {
+        let now = self.now();
+        let since = self.eof.get().unwrap_or(now);
+        self.eof.set(Some(since));
+        let between = matches!(self.reading.get(), Reading::Between | Reading::Head);
+        !(between && self.open.get() > 0) || now.saturating_duration_since(since) >= HALF_CLOSE
+    }
+
+    pub(super) fn input_ended(&self) -> bool {
+        self.eof.get().is_some()
+    }
+
+    /// Whether the head that is being read took too long.
+    pub(super) fn head_is_late(&self) -> bool {
+        self.head_late.get()
+    }
+
+    /// Whether the body that is being read took too long: reading it fails, so that its request can be
+    /// answered.
+    pub(super) fn body_is_late(&self) -> bool {
+        self.body_late.get().is_some()
+    }
+
+    /// Counts a head given to hyper.
+    pub(super) fn head_passed(&self) {
+        self.heads.set(self.heads.get() + 1);
+    }
+
+    /// The next request that comes out of hyper stands for a head that was refused.
+    pub(super) fn refuse_head(&self, fault: Fault) {
+        self.head_passed();
+        self.fault.set(Some((self.heads.get(), fault)));
+    }
+
+    // Reports of requests.
+
+    /// An HTTP/1 request came out of hyper: the fault, where it stands for a refused head.
+    pub(super) fn take_fault(&self) -> Option<Fault> {
+        let index = self.requests.get() + 1;
+        self.requests.set(index);
+        self.fault.get().filter(|(at, _)| *at == index).map(|(_, fault)| fault)
+    }
+
+    pub(super) fn request_begins(&self) {
+        self.open.set(self.open.get() + 1);
+        self.waiting.set(self.waiting.get() + 1);
+    }
+
+    pub(super) fn answer_begins(&self) {
+        self.waiting.set(self.waiting.get().saturating_sub(1));
+        self.last_byte.set(self.now());
+    }
+
+    pub(super) fn request_ends(&self) {
+        self.open.set(self.open.get().saturating_sub(1));
+        self.download.reset();
+        self.last_byte.set(self.now());
+        if self.input_ended() {
+            self.wake();
+        }
+    }
+
+    /// Says what bytes behind an Upgrade header are.
+    pub(super) fn resolve_hold(&self, hold: Hold) {
+        if self.hold.get() == Hold::Undecided {
+            self.hold.set(hold);
+            self.wake();
+        }
+    }
+
+    /// Compares what is going on with the limits.
+    pub(super) fn tick(&self, now: Instant) {
+        if self.verdict.get().is_some() {
+            return;
+        }
+        let open = self.open.get() > 0;
+        if self.reading.get() == Reading::Head && !open {
+            let since = self.head_since.get().unwrap_or(now);
+            self.head_since.set(Some(since));
+            if now.saturating_duration_since(since) >= self.timeouts.header {
+                self.head_late.set(true);
+                self.wake();
+            }
+            return;
+        }
+        if let Some(since) = self.eof.get()
+            && now.saturating_duration_since(since) >= HALF_CLOSE
+        {
+            self.wake();
+        }
+        if let Some(since) = self.body_late.get() {
+            if now.saturating_duration_since(since) >= HALF_CLOSE {
+                self.condemn(Verdict::Drip);
+            }
+            return;
+        }
+        let idle = now.saturating_duration_since(self.last_byte.get()) >= self.timeouts.idle;
+        let uploading = self.upload.since.get().is_some();
+        let drips = self.reading.get() == Reading::Sized && self.upload.drips(now);
+        if self.waiting.get() > 0 && (drips || idle && uploading) {
+            self.body_late.set(Some(now));
+            self.wake();
+        } else if drips {
+            self.condemn(Verdict::Drip);
+        } else if idle && (self.waiting.get() == 0 || self.download.since.get().is_some()) {
+            self.condemn(Verdict::Idle);
+        }
+    }
+
+    fn condemn(&self, verdict: Verdict) {
+        self.verdict.set(Some(verdict));
+        self.wake();
+    }
+
+    /// Judges the other direction when the client took something: the kernel takes our bytes in lumps, so
+    /// that a pause says nothing; a client that takes nothing at all is idle.
+    pub(super) fn judge_download(&self) {
+        if self.download.drips(self.now()) {
+            self.condemn(Verdict::Drip);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IDLE: Duration = Duration::from_secs(60);
+
+    fn state() -> (Rc<Clock>, Rc<ConnState>, Instant) {
+        let start = Instant::now();
+        let clock = Clock::new(start);
+        let state = ConnState::new(&clock, Timeouts { idle: IDLE, header: Duration::from_secs(10) });
+        (clock, state, start)
+    }
+
+    fn run(clock: &Clock, state: &ConnState, start: Instant, seconds: std::ops::Range<u64>, each: usize) {
+        for second in seconds {
+            clock.tick(start + Duration::from_secs(second));
+            if each > 0 {
+                state.received(each);
+            }
+            state.wants_bytes();
+            state.tick(clock.now());
+        }
+    }
+
+    #[test]
+    fn an_upload_below_the_rate_is_cut_after_ten_seconds_and_one_above_is_not() {
+        let (clock, slow, start) = state();
+        slow.request_begins();
+        slow.set_reading(Reading::Sized);
+        run(&clock, &slow, start, 0..10, 100);
+        assert!(!slow.body_is_late());
+        run(&clock, &slow, start, 10..13, 100);
+        assert!(slow.body_is_late(), "the request may still be answered");
+        run(&clock, &slow, start, 13..15, 100);
+        assert_eq!(slow.verdict(), Some(Verdict::Drip));
+
+        let (clock, steady, start) = state();
+        steady.request_begins();
+        steady.set_reading(Reading::Sized);
+        run(&clock, &steady, start, 0..300, 300);
+        assert!(steady.verdict().is_none() && !steady.body_is_late());
+    }
+
+    #[test]
+    fn a_slow_instance_is_never_held_against_the_client() {
+        let (clock, state, start) = state();
+        state.request_begins();
+        clock.tick(start + IDLE * 10);
+        state.tick(clock.now());
+        assert_eq!(state.verdict(), None);
+        state.answer_begins();
+        state.tick(clock.now() + IDLE / 2);
+        assert_eq!(state.verdict(), None);
+        state.tick(clock.now() + IDLE);
+        assert_eq!(state.verdict(), Some(Verdict::Idle), "a quiet answer has the idle limit");
+    }
+
+    #[test]
+    fn a_head_is_late_by_its_own_clock_however_it_drips() {
+        let (clock, state, start) = state();
+        state.set_reading(Reading::Head);
+        for second in 0..10 {
+            clock.tick(start + Duration::from_secs(second));
+            state.received(1);
+            state.tick(clock.now());
+            assert!(!state.head_is_late());
+        }
+        state.tick(start + Duration::from_secs(10));
+        assert!(state.head_is_late());
+    }
+
+    #[test]
+    fn a_fin_under_a_request_is_believed_a_second_later() {
+        let (clock, state, start) = state();
+        state.request_begins();
+        assert!(!state.end_of_input());
+        clock.tick(start + Duration::from_secs(1));
+        assert!(state.end_of_input());
+    }
+}

@@ -1,0 +1,247 @@
+//! What a worker's connections share: one context a worker, nothing of it shared with another but the table
+//! and the metrics.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use super::access_log::AccessLog;
+use super::body::Body;
+use super::clock::Clock;
+use super::filter::{Chain, Filters};
+use super::headers::Via;
+use crate::config::plan::{ListenerKind, ListenerPlan};
+use crate::model::ServiceName;
+use crate::table::{CachedReader, RoutingTable, TableReader};
+use crate::telemetry::{LineSink, Metrics, RequestSeries, SecondsSeries};
+use crate::transport::{Transport, TransportOptions};
+
+/// What every worker is started with.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    reader: TableReader,
+    metrics: Arc<Metrics>,
+    filters: Filters,
+    token: Arc<str>,
+    connections: Arc<AtomicUsize>,
+}
+
+impl Shared {
+    /// For one gateway. The token that tells its `via` from other gateways' is drawn here.
+    pub fn new(reader: TableReader, metrics: Arc<Metrics>, filters: Filters) -> Self {
+        let token = format!("{:016x}", fastrand::u64(..)).into();
+        Self { reader, metrics, filters, token, connections: Arc::default() }
+    }
+
+    /// Client connections open now, over all workers and listeners.
+    pub fn open_connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+}
+
+/// A worker's side of the proxy.
+pub struct ProxyContext {
+    pub(super) worker: usize,
+    shared: Shared,
+    pub(super) clock: Rc<Clock>,
+    pub(super) transport: Transport<Body>,
+    table: RefCell<CachedReader>,
+    generation: Cell<u64>,
+    rng: RefCell<fastrand::Rng>,
+    pub(super) via: Via,
+    draining: Cell<bool>,
+    pub(super) access_log: AccessLog,
+    series: RefCell<HashMap<SeriesKey, SeriesEntry>>,
+    connects: RefCell<HashMap<ServiceName, SecondsSeries>>,
+    pub(super) chain: Option<Chain>,
+}
+
+/// Addresses of the three names: each entry keeps them alive, so that none is used twice.
+type SeriesKey = (usize, usize, usize);
+
+struct SeriesEntry {
+    series: RequestSeries,
+    _names: (Arc<str>, Option<Arc<str>>, Option<ServiceName>),
+}
+
+/// A listener as a worker serves it.
+#[derive(Debug)]
+pub struct ListenerState {
+    plan: Arc<ListenerPlan>,
+}
+
+/// A client connection's place under `max_connections`.
+#[derive(Debug)]
+pub(super) struct OpenConnection(Arc<AtomicUsize>);
+
+impl ListenerState {
+    /// A listener that is served by these settings.
+    pub fn new(plan: Arc<ListenerPlan>, _context: &Rc<ProxyContext>) -> Self {
+        Self { plan }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.plan.name
+    }
+
+    pub(super) fn plan(&self) -> &ListenerPlan {
+        &self.plan
+    }
+
+    pub(super) fn kind(&self) -> &ListenerKind {
+        &self.plan.kind
+    }
+}
+
+impl ProxyContext {
+    /// The context of worker number `index`. Must be made, and stay, on the worker's thread.
+    pub fn new(index: usize, shared: Shared) -> Self {
+        let mut table = shared.reader.cached();
+        let limits = &table.get().settings().limits;
+        let transport = Transport::new(TransportOptions {
+            max_headers: limits.max_headers,
+            max_header_size: limits.max_header_size,
+            ..TransportOptions::default()
+        });
+        Self {
+            worker: index,
+            clock: Clock::new(Instant::now()),
+            transport,
+            generation: Cell::new(table.get().generation()),
+            table: RefCell::new(table),
+            rng: RefCell::new(fastrand::Rng::new()),
+            via: Via::new(&shared.token),
+            draining: Cell::new(false),
+            access_log: AccessLog::default(),
+            series: RefCell::default(),
+            connects: RefCell::default(),
+            chain: Chain::new(&shared.filters),
+            shared,
+        }
+    }
+
+    /// The gateway's metrics.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.shared.metrics
+    }
+
+    /// Where access lines go from now on; `None`: nowhere.
+    pub fn set_access_log(&self, sink: Option<LineSink>) {
+        self.access_log.set(sink);
+    }
+
+    /// Lets connections end: HTTP/1 after one more answer, HTTP/2 by GOAWAY, tunnels in their own time.
+    pub fn drain(&self) {
+        if !self.draining.replace(true) {
+            self.clock.wake_connections();
+        }
+    }
+
+    /// Whether [`ProxyContext::drain`] was called.
+    pub fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// Moves every deadline of the worker, tends its pools and its table. To be called each
+    /// [`TICK`](super::TICK).
+    pub fn tick(&self) {
+        let now = Instant::now();
+        self.clock.tick(now);
+        self.access_log.flush();
+        self.transport.tick(now);
+        let mut table = self.table.borrow_mut();
+        let table = table.get();
+        if self.generation.replace(table.generation()) != table.generation() {
+            // Names come and go with generations: what is still in use comes back at once.
+            self.series.borrow_mut().clear();
+            self.connects.borrow_mut().clear();
+            self.forget_departed(table);
+        }
+    }
+
+    /// Closes idle connections toward endpoints that the table no longer holds.
+    fn forget_departed(&self, table: &RoutingTable) {
+        let alive: std::collections::HashSet<u64> = table
+            .upstreams()
+            .flat_map(|upstream| upstream.endpoints().iter().map(|endpoint| endpoint.target.id))
+            .collect();
+        self.transport.retain(|id| alive.contains(&id));
+    }
+
+    /// Looks at the table of now. Never held over an await: it takes a closure.
+    pub(super) fn with_table<T>(&self, look: impl FnOnce(&RoutingTable, &mut fastrand::Rng) -> T) -> T {
+        look(self.table.borrow_mut().get(), &mut self.rng.borrow_mut())
+    }
+
+    pub(super) fn with_rng<T>(&self, draw: impl FnOnce(&mut fastrand::Rng) -> T) -> T {
+        draw(&mut self.rng.borrow_mut())
+    }
+
+    /// Takes a place under the cap; `None` when there is none.
+    pub(super) fn open_connection(&self, max: usize) -> Option<OpenConnection> {
+        let open = OpenConnection(Arc::clone(&self.shared.connections));
+        (open.0.fetch_add(1, Ordering::Relaxed) < max).then_some(open)
+    }
+
+    /// Counts a request that is over.
+    pub(super) fn count(
+        &self,
+        listener: &ListenerState,
+        route: Option<&Arc<str>>,
+        service: Option<&ServiceName>,
+        code: u16,
+        duration: Duration,
+    ) {
+        let place = |text: Option<&str>| text.map_or(0, |text| text.as_ptr() as usize);
+        let key = (
+            place(Some(listener.name())),
+            place(route.map(|name| &**name)),
+            place(service.map(ServiceName::as_str)),
+        );
+        let mut cache = self.series.borrow_mut();
+        let entry = cache.entry(key).or_insert_with(|| SeriesEntry {
+            series: self.shared.metrics.request_series(
+                listener.name(),
+                route.map_or("", |name| name),
+                service.map_or("", ServiceName::as_str),
+            ),
+            _names: (Arc::clone(&listener.plan.name), route.cloned(), service.cloned()),
+        });
+        entry.series.finish(code, duration);
+    }
+
+    /// Records how long a connect took.
+    pub(super) fn connected(&self, service: &ServiceName, took: Duration) {
+        let mut connects = self.connects.borrow_mut();
+        if !connects.contains_key(service) {
+            connects.insert(service.clone(), self.shared.metrics.connect_series(service.as_str()));
+        }
+        connects[service].observe(took);
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for ProxyContext {
+    fn drop(&mut self) {
+        self.access_log.flush();
+    }
+}
+
+impl fmt::Debug for ProxyContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProxyContext")
+            .field("worker", &self.worker)
+            .field("draining", &self.draining.get())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,245 @@
+//! From a request to an instance's answer: route, pick, connect, send; and on to the next instance where
+//! nothing of the request was sent.
+
+use std::borrow::Cow;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::header::HeaderValue;
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{Request, Response, StatusCode, Uri, Version};
+use http_body::Body as _;
+
+use super::body::{Body, BoxError, UploadError};
+use super::call::Call;
+use super::error::ProxyError;
+use super::headers::{self, Hop};
+use super::{grpc, probe, upgrade};
+use crate::model::{Protocol, ServiceName};
+use crate::table::{Endpoint, Lease, PickRequest, RouteInput, affinity};
+use crate::telemetry::Outcome;
+use crate::transport::{ConnectError, Outgoing, SendError, UpstreamBody};
+
+/// How often an instance may hand a request back before that counts as being out of reach. Its idle
+/// connections die together, and each hands back what it gets.
+const HAND_BACKS: usize = 3;
+
+/// What routing decided.
+struct Routed {
+    service: ServiceName,
+    protocol: Protocol,
+    timeout: Option<Duration>,
+    key: Option<Vec<u8>>,
+}
+
+/// Forwards a request and returns the answer's head with its streaming body.
+pub(super) async fn forward(call: &mut Call, request: Request<Body>) -> Result<Response<Body>, ProxyError> {
+    let (mut parts, body) = request.into_parts();
+    let routed = route(call, &mut parts)?;
+    let upgrade = match routed.protocol {
+        Protocol::Http1 if body.is_end_stream() => {
+            headers::upgrade_asked(&parts.headers, parts.version, &parts.method)
+        }
+        // No such thing over HTTP/2: the request goes as an ordinary one, as RFC 9110, 7.8 allows.
+        Protocol::Http1 | Protocol::H2 => None,
+        Protocol::Tcp => return Err(ProxyError::UpstreamProtocol("the service speaks no HTTP".into())),
+    };
+    let deadline = if upgrade.is_some() { None } else { deadline(call, &parts, routed.timeout) };
+    let client = Rc::clone(&call.client);
+    let hop = Hop {
+        via: &client.context.via,
+        peer: &client.peer,
+        version: parts.version,
+        authority: &call.authority,
+        request_id: &call.request_id,
+        upgrade: upgrade.clone(),
+    };
+    headers::forwarded(&mut parts.headers, hop)?;
+    parts.version = if routed.protocol == Protocol::H2 { Version::HTTP_2 } else { Version::HTTP_11 };
+    let request = Request::from_parts(parts, body);
+
+    let answer = {
+        let attempts = pin!(attempts(call, request.into(), &routed));
+        client.context.clock.within(deadline, attempts).await
+    };
+    if let Ok(answer) = answer {
+        deliver(call, answer?, upgrade.as_ref())
+    } else {
+        call.settle(Outcome::Timeout);
+        Err(ProxyError::UpstreamTimeout)
+    }
+}
+
+/// Finds the route and the service, and gives the request the path that the instance is to see.
+fn route(call: &mut Call, parts: &mut Parts) -> Result<Routed, ProxyError> {
+    let client = Rc::clone(&call.client);
+    client.context.with_table(|table, rng| {
+        let path = parts.uri.path();
+        let input = RouteInput {
+            method: &parts.method,
+            host: &call.host,
+            path,
+            query: parts.uri.query(),
+            headers: &parts.headers,
+        };
+        let matched = table.route(&input).ok_or(ProxyError::NoRoute)?;
+        call.route = Some(Arc::clone(&matched.route.name));
+        let upstream = matched.choose_service(table, rng).map_err(|_| ProxyError::NoRoute)?;
+        call.service = Some(upstream.name().clone());
+        let key = upstream.balance().key.as_ref().map(|key| {
+            let found = affinity::key(key, &input, &matched, call.address).map(Cow::into_owned);
+            if found.is_none() {
+                client.context.metrics().keyless(upstream.name().as_str());
+            }
+            found
+        });
+        let rewritten = match matched.forward_path(path) {
+            Cow::Borrowed(same) if same == path => None,
+            other => Some(match parts.uri.query() {
+                Some(query) => format!("{other}?{query}"),
+                None => other.into_owned(),
+            }),
+        };
+        let routed = Routed {
+            service: upstream.name().clone(),
+            protocol: upstream.protocol(),
+            timeout: matched.route.timeout,
+            key: key.flatten(),
+        };
+        if let Some(target) = rewritten {
+            let target = PathAndQuery::from_maybe_shared(target.into_bytes());
+            parts.uri =
+                Uri::from(target.map_err(|_| ProxyError::BadRequest("the path cannot be rewritten"))?);
+        }
+        Ok(routed)
+    })
+}
+
+/// The route's timeout; for gRPC the smaller of it and the call's own.
+fn deadline(call: &Call, parts: &Parts, route: Option<Duration>) -> Option<Instant> {
+    let own = if call.grpc { grpc::timeout(&parts.headers) } else { None };
+    let limit = match (route, own) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    };
+    limit.and_then(|limit| call.started.checked_add(limit))
+}
+
+/// Takes the request to one instance after the other, until one has it.
+async fn attempts(
+    call: &mut Call,
+    mut request: Outgoing<Body>,
+    routed: &Routed,
+) -> Result<Response<UpstreamBody>, ProxyError> {
+    let client = Rc::clone(&call.client);
+    let context = &client.context;
+    let mut tried: Vec<u64> = Vec::new();
+    let mut handed_back = 0;
+    let mut last_error = None;
+    loop {
+        // Each attempt looks at the table of now: what is gone since the last gets nothing.
+        let Some(lease) = pick(call, routed, &tried) else {
+            return Err(last_error.unwrap_or(ProxyError::NoInstances));
+        };
+        if let Some(ProxyError::ConnectFailed(_)) = last_error {
+            call.retries += 1;
+            let reason = if handed_back > 0 { "unsent" } else { "connect_failed" };
+            context.metrics().retry(routed.service.as_str(), reason);
+        }
+        let endpoint = Arc::clone(lease.endpoint());
+        call.instance = Some(Arc::clone(&endpoint.id));
+        call.lease = Some(lease);
+        call.attempt_since = Instant::now();
+        let connection = match context.transport.connect(&endpoint.target).await {
+            Ok(connection) => connection,
+            Err(error) => {
+                connect_failed(call, &endpoint, &error);
+                tried.push(endpoint.target.id);
+                handed_back = 0;
+                last_error = Some(ProxyError::ConnectFailed(error.to_string()));
+                continue;
+            }
+        };
+        if let Some(took) = connection.dialled() {
+            context.connected(&routed.service, took);
+        }
+        match connection.send(request).await {
+            Ok(answer) => {
+                call.upstream = Some(call.attempt_since.elapsed());
+                return Ok(answer);
+            }
+            Err(SendError::Unsent(back)) => {
+                request = *back;
+                call.settle(Outcome::Reset);
+                handed_back += 1;
+                if handed_back % HAND_BACKS == 0 {
+                    tried.push(endpoint.target.id);
+                }
+                last_error = Some(ProxyError::ConnectFailed("the connection ended at once".into()));
+            }
+            Err(SendError::Reset(cause)) => {
+                call.settle(Outcome::Reset);
+                return Err(ProxyError::UpstreamReset(cause.to_string()));
+            }
+            Err(SendError::Protocol(cause)) => {
+                call.settle(Outcome::Reset);
+                return Err(ProxyError::UpstreamProtocol(cause.to_string()));
+            }
+            Err(SendError::RequestBody(cause)) => {
+                call.settle(Outcome::Cancelled);
+                return Err(upload_failed(call, &cause));
+            }
+        }
+    }
+}
+
+fn pick(call: &Call, routed: &Routed, tried: &[u64]) -> Option<Lease> {
+    let context = &call.client.context;
+    context.with_table(|table, rng| {
+        table.upstream(routed.service.as_str())?.pick(PickRequest {
+            rng,
+            worker: context.worker,
+            key: routed.key.as_deref(),
+            tried,
+            now: context.clock.now(),
+        })
+    })
+}
+
+/// Nothing was sent: the instance is out of rotation until it answers a probe.
+fn connect_failed(call: &mut Call, endpoint: &Arc<Endpoint>, error: &ConnectError) {
+    call.settle(Outcome::ConnectFailed);
+    let service = call.service.as_ref().map_or("", ServiceName::as_str);
+    probe::connect_failed(&call.client.context, service, endpoint, error);
+}
+
+/// What the client is told whose own body failed, if it still listens.
+fn upload_failed(call: &Call, cause: &BoxError) -> ProxyError {
+    let state = &call.client.state;
+    match cause.downcast_ref::<UploadError>() {
+        Some(UploadError::TooLarge) => ProxyError::BodyTooLarge,
+        _ if state.broken_body.get() => ProxyError::BadRequest("the request body breaks its framing"),
+        _ if state.body_is_late() => ProxyError::RequestTimeout,
+        _ => ProxyError::BadRequest("the request body broke off"),
+    }
+}
+
+/// Makes the instance's answer the client's.
+fn deliver(
+    call: &mut Call,
+    answer: Response<UpstreamBody>,
+    upgrade: Option<&HeaderValue>,
+) -> Result<Response<Body>, ProxyError> {
+    let (mut parts, body) = answer.into_parts();
+    if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+        return upgrade::switch(call, parts, body, upgrade);
+    }
+    let context = &call.client.context;
+    headers::answered(&mut parts.headers, &context.via, parts.version, &call.request_id);
+    parts.version = Version::HTTP_11;
+    parts.extensions = http::Extensions::new();
+    Ok(Response::from_parts(parts, Body::upstream(body)))
+}

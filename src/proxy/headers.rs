@@ -1,0 +1,450 @@
+//! The header rules of a hop: what never passes, what is replaced, what is added.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Version};
+use ipnet::IpNet;
+
+use super::error::ProxyError;
+
+pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(super) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub(super) const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// A request id from outside that is longer is replaced.
+const MAX_REQUEST_ID: usize = 128;
+
+/// Who this gateway is on the `via` line: its token tells it from other gateways of the same make.
+#[derive(Debug, Clone)]
+pub(super) struct Via {
+    pseudonym: String,
+    http10: HeaderValue,
+    http11: HeaderValue,
+    http2: HeaderValue,
+}
+
+impl Via {
+    pub(super) fn new(token: &str) -> Self {
+        let pseudonym = format!("zoogate-{token}");
+        let line = |version: &str| {
+            HeaderValue::from_str(&format!("{version} {pseudonym}")).expect("a token is visible ASCII")
+        };
+        Self { http10: line("1.0"), http11: line("1.1"), http2: line("2"), pseudonym }
+    }
+
+    fn line(&self, version: Version) -> &HeaderValue {
+        match version {
+            Version::HTTP_10 => &self.http10,
+            Version::HTTP_2 => &self.http2,
+            _ => &self.http11,
+        }
+    }
+
+    /// Adds this hop; `Err` where it stands there already.
+    fn append(&self, headers: &mut HeaderMap, version: Version) -> Result<(), ProxyError> {
+        let own = |value: &HeaderValue| {
+            value.to_str().is_ok_and(|text| text.split([',', ' ']).any(|word| word == self.pseudonym))
+        };
+        if headers.get_all(header::VIA).iter().any(own) {
+            return Err(ProxyError::Loop);
+        }
+        headers.append(header::VIA, self.line(version).clone());
+        Ok(())
+    }
+}
+
+/// The peer of a connection, as its requests need it.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) ip: IpAddr,
+    /// The address as a header value.
+    pub(super) text: HeaderValue,
+    /// Whether its forwarding headers are believed.
+    pub(super) trusted: bool,
+}
+
+impl Peer {
+    pub(super) fn new(address: SocketAddr, trusted: &[IpNet]) -> Self {
+        let ip = address.ip().to_canonical();
+        let text = HeaderValue::from_str(&ip.to_string()).expect("an address is visible ASCII");
+        Self { ip, text, trusted: trusted.iter().any(|net| net.contains(&ip)) }
+    }
+
+    /// The address of the client proper: what trusted peers say, from the nearest backwards.
+    pub(super) fn client(&self, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
+        if !self.trusted {
+            return self.ip;
+        }
+        let mut client = self.ip;
+        for value in headers.get_all(X_FORWARDED_FOR).iter().rev() {
+            for hop in value.to_str().unwrap_or_default().rsplit(',') {
+                let Ok(ip) = hop.trim().parse::<IpAddr>() else { return client };
+                client = ip.to_canonical();
+                if !trusted.iter().any(|net| net.contains(&client)) {
+                    return client;
+                }
+            }
+        }
+        client
+    }
+}
+
+/// What a look over a request's headers found.
+#[derive(Debug, Default)]
+struct Found {
+    hop: bool,
+    drop: Vec<HeaderName>,
+    te_trailers: bool,
+}
+
+/// The id of a request: the one that a trusted peer gave it, or a new one.
+pub(super) fn request_id(headers: &HeaderMap, trusted: bool, rng: &mut fastrand::Rng) -> HeaderValue {
+    if trusted {
+        let sound = |value: &&HeaderValue| {
+            !value.is_empty()
+                && value.len() <= MAX_REQUEST_ID
+                && value.as_bytes().iter().all(u8::is_ascii_graphic)
+        };
+        if let Some(value) = headers.get(X_REQUEST_ID).filter(sound) {
+            return value.clone();
+        }
+    }
+    let mut text = [0; 32];
+    let mut bits = rng.u128(..);
+    for digit in text.iter_mut().rev() {
+        *digit = b"0123456789abcdef"[(bits & 15) as usize];
+        bits >>= 4;
+    }
+    HeaderValue::from_bytes(&text).expect("hex digits")
+}
+
+/// What [`forwarded`] needs to know beside the headers.
+#[derive(Debug)]
+pub(super) struct Hop<'a> {
+    pub(super) via: &'a Via,
+    pub(super) peer: &'a Peer,
+    pub(super) version: Version,
+    pub(super) authority: &'a HeaderValue,
+    pub(super) request_id: &'a HeaderValue,
+    /// The Upgrade that is asked for and passed on.
+    pub(super) upgrade: Option<HeaderValue>,
+}
+
+/// Turns a client's headers into the ones that an instance gets.
+pub(super) fn forwarded(headers: &mut HeaderMap, hop: Hop<'_>) -> Result<(), ProxyError> {
+    let trusted = hop.peer.trusted;
+    let mut found = Found::default();
+    for name in headers.keys() {
+        if is_hop_by_hop(name) || *name == header::TE {
+            found.hop = true;
+        } else if *name == header::FORWARDED || is_ours_only(name.as_str(), trusted) {
+            found.drop.push(name.clone());
+        }
+    }
+    if found.hop {
+        strip_hop_by_hop(headers, &mut found);
+    }
+    for name in &found.drop {
+        if !(trusted && *name == header::FORWARDED) {
+            headers.remove(name);
+        }
+    }
+    headers.remove(header::EXPECT);
+    if found.te_trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    if let Some(upgrade) = hop.upgrade {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, upgrade);
+    }
+
+    hop.via.append(headers, hop.version)?;
+    headers.insert(header::HOST, hop.authority.clone());
+    headers.insert(X_REQUEST_ID, hop.request_id.clone());
+    if trusted && headers.contains_key(X_FORWARDED_FOR) {
+        headers.append(X_FORWARDED_FOR, hop.peer.text.clone());
+    } else {
+        headers.insert(X_FORWARDED_FOR, hop.peer.text.clone());
+    }
+    if !trusted || !headers.contains_key(X_FORWARDED_PROTO) {
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    }
+    if !trusted || !headers.contains_key(X_FORWARDED_HOST) {
+        headers.insert(X_FORWARDED_HOST, hop.authority.clone());
+    }
+    Ok(())
+}
+
+/// Turns an instance's headers into the ones that the client gets. `version` is the instance's.
+pub(super) fn answered(headers: &mut HeaderMap, via: &Via, version: Version, request_id: &HeaderValue) {
+    let mut found = Found { hop: headers.keys().any(is_hop_by_hop), ..Found::default() };
+    if found.hop {
+        strip_hop_by_hop(headers, &mut found);
+    }
+    headers.append(header::VIA, via.line(version).clone());
+    headers.insert(X_REQUEST_ID, request_id.clone());
+}
+
+/// Removes from trailers what must not stand there: framing, routing, and our own names.
+pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
+    let mut drop = Vec::new();
+    for name in trailers.keys() {
+        let forbidden = is_hop_by_hop(name)
+            || matches!(
+                *name,
+                header::TE
+                    | header::CONTENT_LENGTH
+                    | header::HOST
+                    | header::AUTHORIZATION
+                    | header::CONTENT_ENCODING
+                    | header::CONTENT_TYPE
+                    | header::CONTENT_RANGE
+                    | header::COOKIE
+                    | header::SET_COOKIE
+                    | header::EXPECT
+                    | header::VIA
+                    | header::FORWARDED
+            )
+            || is_ours_only(name.as_str(), false)
+            || *name == X_REQUEST_ID;
+        if forbidden {
+            drop.push(name.clone());
+        }
+    }
+    for name in drop {
+        trailers.remove(name);
+    }
+}
+
+/// Whether the client asks for an upgrade in a way that counts, and to what.
+pub(super) fn upgrade_asked(headers: &HeaderMap, version: Version, method: &Method) -> Option<HeaderValue> {
+    if version != Version::HTTP_11 || *method == Method::CONNECT {
+        return None;
+    }
+    let upgrade = headers.get(header::UPGRADE)?;
+    has_token(headers, &header::CONNECTION, "upgrade").then(|| upgrade.clone())
+}
+
+/// Whether a list header contains a token, in any case.
+pub(super) fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    tokens(headers, name).any(|word| word.eq_ignore_ascii_case(token))
+}
+
+fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|text| text.split(','))
+        .map(str::trim)
+}
+
+/// RFC 9110, 7.6.1. TE is treated apart: its `trailers` passes.
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        *name,
+        header::CONNECTION
+            | header::TRANSFER_ENCODING
+            | header::UPGRADE
+            | header::PROXY_AUTHENTICATE
+            | header::PROXY_AUTHORIZATION
+    ) || *name == KEEP_ALIVE
+        || *name == PROXY_CONNECTION
+}
+
+/// Names that only we, or a trusted peer, may set; and every name that an instance could take for one that
+/// we set, strip or trust because it reads `_` as `-`.
+fn is_ours_only(name: &str, trusted: bool) -> bool {
+    if name.starts_with("x-forwarded-") || name == "x-real-ip" {
+        return !trusted;
+    }
+    name.contains('_') && is_guarded(&name.replace('_', "-"))
+}
+
+fn is_guarded(twin: &str) -> bool {
+    twin.starts_with("x-forwarded-")
+        || matches!(
+            twin,
+            "x-real-ip"
+                | "x-request-id"
+                | "x-zoogate-error"
+                | "forwarded"
+                | "via"
+                | "connection"
+                | "keep-alive"
+                | "proxy-connection"
+                | "proxy-authenticate"
+                | "proxy-authorization"
+                | "te"
+                | "trailer"
+                | "transfer-encoding"
+                | "content-length"
+                | "upgrade"
+                | "host"
+                | "expect"
+        )
+}
+
+/// Names that Connection may not strip: a client could make us drop what an instance relies on.
+fn is_protected(name: &HeaderName) -> bool {
+    matches!(
+        *name,
+        header::HOST | header::AUTHORIZATION | header::CONTENT_LENGTH | header::VIA | header::COOKIE
+    ) || *name == X_REQUEST_ID
+        || name.as_str() == "traceparent"
+        || name.as_str().starts_with("x-forwarded-")
+}
+
+fn strip_hop_by_hop(headers: &mut HeaderMap, found: &mut Found) {
+    found.te_trailers = tokens(headers, &header::TE).any(|word| word.eq_ignore_ascii_case("trailers"));
+    let named: Vec<HeaderName> = tokens(headers, &header::CONNECTION)
+        .filter_map(|word| HeaderName::from_bytes(word.as_bytes()).ok())
+        .filter(|name| !is_protected(name))
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+    for name in [
+        header::CONNECTION,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+        header::TE,
+        header::PROXY_AUTHENTICATE,
+        header::PROXY_AUTHORIZATION,
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+    ] {
+        headers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(pairs: &[(&str, &str)]) -> HeaderMap {
+        let mut out = HeaderMap::new();
+        for (name, value) in pairs {
+            out.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+        }
+        out
+    }
+
+    fn forward(pairs: &[(&str, &str)], trusted: &str) -> Result<HeaderMap, ProxyError> {
+        let mut headers = map(pairs);
+        let nets: Vec<IpNet> = trusted.split_whitespace().map(|net| net.parse().unwrap()).collect();
+        let hop = Hop {
+            via: &Via::new("me"),
+            peer: &Peer::new("10.0.0.9:1".parse().unwrap(), &nets),
+            version: Version::HTTP_11,
+            authority: &HeaderValue::from_static("shop:80"),
+            request_id: &HeaderValue::from_static("id"),
+            upgrade: None,
+        };
+        forwarded(&mut headers, hop).map(|()| headers)
+    }
+
+    fn all(headers: &HeaderMap, name: &str) -> String {
+        let values: Vec<_> = headers.get_all(name).iter().map(|v| v.to_str().unwrap()).collect();
+        values.join(", ")
+    }
+
+    #[test]
+    fn hop_by_hop_headers_and_what_connection_names_never_pass() {
+        let out = forward(
+            &[
+                ("connection", "close, X-Secret, Authorization, host, x-forwarded-for, content-length, te"),
+                ("x-secret", "1"),
+                ("authorization", "kept"),
+                ("content-length", "3"),
+                ("keep-alive", "1"),
+                ("proxy-connection", "1"),
+                ("proxy-authorization", "1"),
+                ("transfer-encoding", "chunked"),
+                ("upgrade", "h2c"),
+                ("te", "gzip, Trailers"),
+                ("traceparent", "00-1"),
+            ],
+            "",
+        )
+        .unwrap();
+        for gone in [
+            "connection",
+            "x-secret",
+            "keep-alive",
+            "proxy-connection",
+            "proxy-authorization",
+            "transfer-encoding",
+            "upgrade",
+        ] {
+            assert!(!out.contains_key(gone), "{gone}");
+        }
+        assert_eq!(all(&out, "te"), "trailers");
+        for kept in ["authorization", "content-length", "host", "x-forwarded-for", "traceparent"] {
+            assert!(out.contains_key(kept), "{kept}");
+        }
+    }
+
+    #[test]
+    fn forwarding_headers_are_replaced_unless_the_peer_is_trusted() {
+        let pairs = [
+            ("x-forwarded-for", "1.2.3.4"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "evil"),
+            ("x-forwarded-port", "1"),
+            ("forwarded", "for=1.2.3.4"),
+        ];
+        let out = forward(&pairs, "").unwrap();
+        assert_eq!(all(&out, "x-forwarded-for"), "10.0.0.9");
+        assert_eq!(all(&out, "x-forwarded-proto"), "http");
+        assert_eq!(all(&out, "x-forwarded-host"), "shop:80");
+        assert!(!out.contains_key("x-forwarded-port") && !out.contains_key("forwarded"));
+        let out = forward(&pairs, "10.0.0.0/8").unwrap();
+        assert_eq!(all(&out, "x-forwarded-for"), "1.2.3.4, 10.0.0.9");
+        assert_eq!(all(&out, "x-forwarded-proto"), "https");
+        assert_eq!(all(&out, "x-forwarded-host"), "evil");
+        assert!(out.contains_key("forwarded"));
+    }
+
+    #[test]
+    fn underscore_twins_of_guarded_names_are_dropped_and_others_pass() {
+        let out =
+            forward(&[("x_forwarded_for", "1"), ("content_length", "1"), ("user_id", "7")], "10.0.0.0/8");
+        let out = out.unwrap();
+        assert!(!out.contains_key("x_forwarded_for") && !out.contains_key("content_length"));
+        assert_eq!(all(&out, "user_id"), "7");
+    }
+
+    #[test]
+    fn only_our_own_via_is_a_loop() {
+        let out = forward(&[("via", "1.1 zoogate-other, 1.0 zoogate-me2")], "").unwrap();
+        assert_eq!(all(&out, "via"), "1.1 zoogate-other, 1.0 zoogate-me2, 1.1 zoogate-me");
+        assert_eq!(forward(&[("via", "1.1 a, 2 zoogate-me")], ""), Err(ProxyError::Loop));
+    }
+
+    #[test]
+    fn the_client_is_the_nearest_hop_that_is_not_trusted() {
+        let nets: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
+        let peer = Peer::new("10.0.0.9:1".parse().unwrap(), &nets);
+        let client = |value: &str| peer.client(&map(&[("x-forwarded-for", value)]), &nets).to_string();
+        assert_eq!(client("6.6.6.6, 1.2.3.4, 10.1.1.1"), "1.2.3.4");
+        assert_eq!(client("10.1.1.1"), "10.1.1.1");
+        assert_eq!(client("1.2.3.4, junk"), "10.0.0.9");
+        let stranger = Peer::new("9.9.9.9:1".parse().unwrap(), &nets);
+        assert_eq!(stranger.client(&map(&[("x-forwarded-for", "1.1.1.1")]), &nets).to_string(), "9.9.9.9");
+    }
+
+    #[test]
+    fn request_ids_are_kept_from_trusted_peers_only() {
+        let mut rng = fastrand::Rng::with_seed(1);
+        let given = map(&[("x-request-id", "abc")]);
+        assert_eq!(request_id(&given, true, &mut rng), "abc");
+        let own = request_id(&given, false, &mut rng);
+        assert!(own.len() == 32 && own != request_id(&given, false, &mut rng));
+        assert_eq!(request_id(&map(&[("x-request-id", "a b")]), true, &mut rng).len(), 32);
+    }
+}

@@ -1,0 +1,39 @@
+//! The side that clients see: connections, the rules of a request, and its way to an instance and back.
+//!
+//! All of it belongs to one worker thread: futures are not `Send`, and nothing is shared with another worker
+//! but the routing table and the metrics. A worker makes one [`ProxyContext`], calls its `tick` each [`TICK`],
+//! and spawns [`serve`] for each connection that it accepts.
+//!
+//! The way of a request: `listener` → `io` (with `watch` or `frames`) → hyper → `stack` → `request` → `filter`
+//! → `forward` (with `headers`, `upgrade`, `grpc`) → the transport; and back through `answer`.
+
+mod access_log;
+mod answer;
+mod body;
+mod call;
+mod clock;
+mod conn;
+mod context;
+mod error;
+mod filter;
+mod forward;
+mod frames;
+mod grpc;
+mod headers;
+mod io;
+mod listener;
+mod probe;
+mod request;
+mod respond;
+mod stack;
+mod tcp;
+mod tunnel;
+mod upgrade;
+mod watch;
+
+pub use body::{Body, BoxError};
+pub use clock::TICK;
+pub use context::{ListenerState, ProxyContext, Shared};
+pub use error::{Blame, ProxyError};
+pub use filter::{FilterService, Filters};
+pub use listener::serve;

@@ -1,0 +1,242 @@
+//! The rules that a parsed request must keep before anything is done with it.
+//!
+//! hyper's parser holds the grammar; what it passes on and a gateway must not is refused here.
+
+use std::borrow::Cow;
+
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
+use http::request::Parts;
+use http::uri::Authority;
+use http::{HeaderMap, HeaderValue, Method, Version};
+
+use super::error::ProxyError;
+use super::watch::MAX_URI;
+use crate::config::plan::Limits;
+use crate::table::normalise;
+
+/// What the rules found out on their way.
+#[derive(Debug)]
+pub(super) struct Checked {
+    /// Host and port as the client named them: goes to the instance. Empty for HTTP/1.0 without Host.
+    pub(super) authority: HeaderValue,
+    /// Lower-case, without port: what routes compare.
+    pub(super) host: String,
+    /// The path to route on and to forward, where that is not the one in the request's target.
+    pub(super) path: Option<String>,
+}
+
+/// Holds a request against the rules.
+pub(super) fn check(parts: &Parts, limits: &Limits) -> Result<Checked, ProxyError> {
+    let bad = |why| Err(ProxyError::BadRequest(why));
+    let http2 = parts.version == Version::HTTP_2;
+    if parts.method == Method::CONNECT {
+        return Err(ProxyError::ConnectRefused);
+    }
+    let target = parts.uri.path_and_query().map_or(0, |pq| pq.as_str().len())
+        + parts.uri.authority().map_or(0, |a| a.as_str().len());
+    if target > MAX_URI {
+        return Err(ProxyError::UriTooLong);
+    }
+    if http2 {
+        // The I/O wrapper did this for HTTP/1, on the bytes themselves.
+        check_size(&parts.headers, target, limits)?;
+        check_h2(&parts.headers)?;
+    }
+    let (authority, host) = authority(parts, http2)?;
+    if let Some(expect) = parts.headers.get(EXPECT)
+        && !expect.as_bytes().eq_ignore_ascii_case(b"100-continue")
+    {
+        return bad("an expectation other than 100-continue");
+    }
+    if let (Some(max), Some(length)) = (limits.max_body, parts.headers.get(CONTENT_LENGTH)) {
+        let length = length.to_str().ok().and_then(|text| text.parse::<u64>().ok());
+        match length {
+            None => return bad("a Content-Length that is no number"),
+            Some(length) if length > max => return Err(ProxyError::BodyTooLarge),
+            Some(_) => {}
+        }
+    }
+    let path = match parts.uri.path() {
+        "*" if parts.method == Method::OPTIONS => None,
+        path => match normalise(path).map_err(ProxyError::BadRequest)? {
+            Cow::Borrowed(_) => None,
+            Cow::Owned(resolved) => Some(resolved),
+        },
+    };
+    Ok(Checked { authority, host, path })
+}
+
+fn check_size(headers: &HeaderMap, target: usize, limits: &Limits) -> Result<(), ProxyError> {
+    let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    if headers.len() > limits.max_headers || size + target > limits.max_header_size {
+        return Err(ProxyError::HeadersTooLarge);
+    }
+    Ok(())
+}
+
+/// What HTTP/2 forbids and h2 lets through.
+fn check_h2(headers: &HeaderMap) -> Result<(), ProxyError> {
+    let is_space = |b: Option<&u8>| matches!(b, Some(b' ' | b'\t'));
+    for value in headers.values() {
+        let bytes = value.as_bytes();
+        if is_space(bytes.first()) || is_space(bytes.last()) {
+            return Err(ProxyError::BadRequest("a field value begins or ends with white space"));
+        }
+    }
+    if headers.contains_key(CONNECTION) || headers.contains_key(TRANSFER_ENCODING) {
+        return Err(ProxyError::BadRequest("a connection-specific field in HTTP/2"));
+    }
+    Ok(())
+}
+
+/// Finds who the request is for: the absolute form's or `:authority`, else Host; and in what spelling
+/// routes compare it.
+fn authority(parts: &Parts, http2: bool) -> Result<(HeaderValue, String), ProxyError> {
+    let bad = |why| Err(ProxyError::BadRequest(why));
+    let mut hosts = parts.headers.get_all(HOST).iter();
+    let header = hosts.next();
+    if hosts.next().is_some() {
+        return bad("more than one Host");
+    }
+    let named = parts.uri.authority();
+    let text = match (named, header) {
+        (Some(named), header) => {
+            if let (true, Some(header)) = (http2, header)
+                && !header.as_bytes().eq_ignore_ascii_case(named.as_str().as_bytes())
+            {
+                return bad("Host differs from :authority");
+            }
+            if let Some(scheme) = parts.uri.scheme_str()
+                && scheme != "http"
+                && scheme != "https"
+            {
+                return bad("a target of a scheme that is not HTTP");
+            }
+            named.as_str()
+        }
+        (None, Some(header)) => match header.to_str() {
+            Ok(text) => text,
+            Err(_) => return bad("a malformed Host"),
+        },
+        (None, None) if parts.version == Version::HTTP_10 => {
+            return Ok((HeaderValue::from_static(""), String::new()));
+        }
+        (None, None) => return bad("no Host"),
+    };
+    let Some(host) = host_of(text) else { return bad("a malformed Host") };
+    let value = match (named, header) {
+        (None, Some(header)) => header.clone(),
+        _ => HeaderValue::from_str(text).map_err(|_| ProxyError::BadRequest("a malformed Host"))?,
+    };
+    Ok((value, host.to_ascii_lowercase()))
+}
+
+/// The host within `host:port`, `[v6]:port`; `None` where it is neither. No user info.
+fn host_of(text: &str) -> Option<&str> {
+    // The parser of URIs takes more than a Host may be, so that it is only the last word on IPv6.
+    let (host, port) = if text.starts_with('[') {
+        let end = text.find(']')? + 1;
+        text.parse::<Authority>().ok()?;
+        text[1..end - 1].parse::<std::net::Ipv6Addr>().ok()?;
+        (&text[..end], &text[end..])
+    } else {
+        let end = text.find(':').unwrap_or(text.len());
+        (&text[..end], &text[end..])
+    };
+    let port_ok = match port.strip_prefix(':') {
+        None => port.is_empty(),
+        Some(digits) => {
+            digits.is_empty() || digits.bytes().all(|b| b.is_ascii_digit()) && digits.parse::<u16>().is_ok()
+        }
+    };
+    let host_ok = host.starts_with('[')
+        || !host.is_empty()
+            && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~'));
+    (port_ok && host_ok).then_some(host)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http::Request;
+
+    use super::*;
+
+    fn limits() -> Limits {
+        Limits {
+            max_connections: 1,
+            max_headers: 100,
+            max_header_size: 65536,
+            max_body: Some(10),
+            idle_timeout: Duration::from_secs(1),
+            header_timeout: Duration::from_secs(1),
+        }
+    }
+
+    fn run(
+        version: Version,
+        method: &str,
+        uri: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Checked, &'static str> {
+        let mut request = Request::builder().version(version).method(method).uri(uri);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let (parts, ()) = request.body(()).unwrap().into_parts();
+        check(&parts, &limits()).map_err(|error| error.code())
+    }
+
+    #[test]
+    fn the_host_is_one_and_well_formed() {
+        let ok = |uri, headers: &[_], authority: &str, host: &str| {
+            let checked = run(Version::HTTP_11, "GET", uri, headers).unwrap();
+            assert_eq!((checked.authority.to_str().unwrap(), checked.host.as_str()), (authority, host));
+        };
+        ok("/", &[("host", "Shop.example:8080")], "Shop.example:8080", "shop.example");
+        ok("/", &[("host", "[2001:db8::1]:80")], "[2001:db8::1]:80", "[2001:db8::1]");
+        ok("http://abs.example/x", &[("host", "other")], "abs.example", "abs.example");
+        for headers in [
+            &[][..],
+            &[("host", "a"), ("host", "a")],
+            &[("host", "")],
+            &[("host", "user@a")],
+            &[("host", "a b")],
+            &[("host", "a:port")],
+            &[("host", "a:99999")],
+            &[("host", "a/b")],
+            &[("host", "[::1")],
+            &[("host", "a,b")],
+        ] {
+            assert_eq!(run(Version::HTTP_11, "GET", "/", headers).unwrap_err(), "bad_request", "{headers:?}");
+        }
+        assert_eq!(
+            run(Version::HTTP_11, "GET", "http://u:p@a/", &[("host", "a")]).unwrap_err(),
+            "bad_request"
+        );
+        assert_eq!(run(Version::HTTP_10, "GET", "/", &[]).unwrap().host, "");
+    }
+
+    #[test]
+    fn http2_rules_hold() {
+        let run = |uri, headers: &[_]| run(Version::HTTP_2, "GET", uri, headers).map(|c| c.host);
+        assert_eq!(run("http://a.example/", &[]).unwrap(), "a.example");
+        assert_eq!(run("http://a.example/", &[("host", "A.example")]).unwrap(), "a.example");
+        assert!(run("http://a.example/", &[("host", "b.example")]).is_err());
+        assert!(run("http://a.example/", &[("x", " lead")]).is_err());
+        assert!(run("http://a.example/", &[("x", "trail\t")]).is_err());
+        assert!(run("http://a.example/", &[("connection", "close")]).is_err());
+    }
+
+    #[test]
+    fn limits_refuse_with_their_codes() {
+        let host = ("host", "a");
+        let run = |method, uri: &str, headers: &[_]| run(Version::HTTP_11, method, uri, headers).unwrap_err();
+        assert_eq!(run("CONNECT", "a:80", &[host]), "bad_request");
+        assert_eq!(run("POST", "/", &[host, ("content-length", "11")]), "body_too_large");
+        assert_eq!(run("GET", &format!("/{}", "x".repeat(MAX_URI)), &[host]), "uri_too_long");
+        assert_eq!(run("GET", "/", &[host, ("expect", "miracles")]), "bad_request");
+        assert_eq!(run("GET", "*", &[host]), "bad_request");
+    }
+}

@@ -1,0 +1,131 @@
+//! The layers of a request, in their order: log → metrics → limits → filters → deadline.
+//!
+//! Log and metrics are the [`Call`]: made first, counted when it goes. Limits are [`check`]. Filters wrap the
+//! rest where there are any. The deadline, the attempts and the upstream are [`forward`]'s.
+
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::Poll;
+
+use http::header::{CONNECTION, HOST, HeaderValue};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{Method, Request, Response, Uri};
+use hyper::body::Incoming;
+
+use super::answer::Answer;
+use super::body::Body;
+use super::call::Call;
+use super::conn::Hold;
+use super::error::ProxyError;
+use super::forward::forward;
+use super::grpc::is_grpc;
+use super::listener::Client;
+use super::request::check;
+use super::respond::{self, Manner};
+
+/// Serves one request of a client. Never fails: what goes wrong is an answer.
+pub(super) async fn serve(
+    client: Rc<Client>,
+    request: Request<Incoming>,
+) -> Result<Response<Answer>, Infallible> {
+    let (mut parts, incoming) = request.into_parts();
+    // log → metrics
+    let mut call = Call::new(&client, &parts, is_grpc(&parts.headers));
+    // limits
+    if let Some(fault) = client.refused_head() {
+        call.is_no_request();
+        return Ok(refuse(call, &fault.into(), true));
+    }
+    if let Err(error) = admit(&client, &mut call, &mut parts) {
+        return Ok(refuse(call, &error, false));
+    }
+    let body = Body::upload(incoming, &call.received, client.limits().max_body);
+    let request = Request::from_parts(parts, body);
+    // filters → deadline → attempts
+    let answer = match &client.context.chain {
+        None => guarded(&client, pin!(forward(&mut call, request))).await,
+        Some(chain) => {
+            let ticket = chain.park(call);
+            let answer = guarded(&client, pin!(chain.run(&ticket, request))).await;
+            call = ticket.redeem();
+            answer
+        }
+    };
+    Ok(match answer {
+        Err(error) => refuse(call, &error, false),
+        Ok(response) => pass(call, response),
+    })
+}
+
+/// Holds the request against the rules and puts it into the one shape that routing and forwarding know:
+/// origin form, one Host, a clean path.
+fn admit(client: &Client, call: &mut Call, parts: &mut Parts) -> Result<(), ProxyError> {
+    let checked = check(parts, client.limits())?;
+    call.host = checked.host;
+    call.authority = checked.authority;
+    if let Some(path) = checked.path {
+        let text = match parts.uri.query() {
+            Some(query) => format!("{path}?{query}"),
+            None => path,
+        };
+        let target = PathAndQuery::from_maybe_shared(text.into_bytes());
+        parts.uri = Uri::from(target.map_err(|_| ProxyError::BadRequest("a malformed path"))?);
+    } else if parts.uri.authority().is_some() {
+        let target = std::mem::take(&mut parts.uri).into_parts().path_and_query;
+        parts.uri = Uri::from(target.unwrap_or_else(|| PathAndQuery::from_static("/")));
+    }
+    parts.headers.insert(HOST, call.authority.clone());
+    parts.extensions = http::Extensions::new();
+    Ok(())
+}
+
+/// A panic costs the request, not the connection, and never the worker.
+async fn guarded<F>(client: &Client, mut future: Pin<&mut F>) -> Result<Response<Body>, ProxyError>
+where
+    F: Future<Output = Result<Response<Body>, ProxyError>>,
+{
+    poll_fn(|cx| {
+        // Whatever the panic left half-done belongs to this request, which ends here.
+        catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))).unwrap_or_else(|_| {
+            client.context.metrics().panicked();
+            Poll::Ready(Err(ProxyError::Internal))
+        })
+    })
+    .await
+}
+
+fn refuse(mut call: Box<Call>, error: &ProxyError, no_request: bool) -> Response<Answer> {
+    call.fails(error);
+    let client = Rc::clone(&call.client);
+    let manner = Manner {
+        grpc: call.grpc,
+        // A head that can't be parsed, or did not end, gets no words. One that is too large does.
+        bare: no_request && matches!(error, ProxyError::BadRequest(_) | ProxyError::RequestTimeout),
+        head: call.method == Method::HEAD,
+        close: !client.http2 && (error.closes() || client.context.is_draining()),
+    };
+    let (parts, body) = respond::error(error, &call.request_id, manner).into_parts();
+    client.state.resolve_hold(Hold::Http);
+    call.answers(parts.status);
+    Response::from_parts(parts, Answer::new(body, call))
+}
+
+fn pass(mut call: Box<Call>, response: Response<Body>) -> Response<Answer> {
+    let client = Rc::clone(&call.client);
+    let (mut parts, body) = response.into_parts();
+    call.answers(parts.status);
+    if call.tunnel.is_some() {
+        client.state.resolve_hold(Hold::Tunnel);
+        client.tunnel.borrow_mut().replace(call);
+        return Response::from_parts(parts, Answer::uncounted());
+    }
+    client.state.resolve_hold(Hold::Http);
+    if client.context.is_draining() && !client.http2 {
+        parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    Response::from_parts(parts, Answer::new(body, call))
+}
