@@ -1,2 +1,15 @@
-//! The assembly.
-pub mod sockets;
+//! The assembly: discovery pumps changes into the table, workers serve from it, the admin shows it.
+
+mod accept;
+mod assembly;
+mod live;
+mod pump;
+mod registries;
+mod sockets;
+mod status;
+mod survey;
+mod workers;
+
+pub use assembly::{Gateway, Running, StartError};
+pub use sockets::BindError;
+pub use survey::{Survey, survey};

@@ -2,6 +2,7 @@
 //!
 //! Removals are published the moment they are handled; a burst of additions is gathered for a few milliseconds.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,10 +11,11 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::registries::{Registries, RegistryChange};
 use super::status::RegistryStatus;
+use crate::balance::BalancerFactory;
 use crate::config::plan::Plan;
-use crate::model::{ServiceName, Trust};
+use crate::model::{Membership, RegistryName, ServiceName};
 use crate::registry::Change;
-use crate::table::TableWriter;
+use crate::table::{TableConfig, TableWriter};
 use crate::telemetry::Metrics;
 
 /// How long additions wait for more of them.
@@ -36,6 +38,9 @@ pub(super) struct Pump {
     pub(super) writer: TableWriter,
     pub(super) metrics: Arc<Metrics>,
     pub(super) status: Arc<RegistryStatus>,
+    /// Policies of the embedding program.
+    pub(super) balancers: HashMap<ServiceName, Arc<dyn BalancerFactory>>,
+    /// Sockets of ours that no registration may lead to.
     pub(super) own: Vec<SocketAddr>,
 }
 
@@ -59,27 +64,35 @@ impl Pump {
                 Some(change) = changes.recv() => self.take(change, &mut changes, &mut pending),
                 () = sleep_until(gathered) => self.publish(&mut pending),
                 _ = sweep.tick() => {
-                    if self.writer.sweep() && pending.since.is_none() {
-                        self.publish(&mut pending);
-                    }
+                    self.writer.sweep();
                 }
             }
         }
     }
 
     fn configure(&mut self, plan: &Plan, registries: &mut Registries, pending: &mut Pending) {
-        self.status.keep(plan.registries.iter().map(|r| &r.name));
-        self.writer.configure(plan);
+        self.status.keep(plan);
+        let mut config = TableConfig::new(plan, &self.own);
+        config.balancers.clone_from(&self.balancers);
+        for (service, membership) in self.writer.configure(config) {
+            self.count(&service, &membership);
+        }
         self.publish(pending);
         registries.configure(plan, &self.own);
     }
 
-    fn take(&mut self, first: RegistryChange, more: &mut mpsc::Receiver<RegistryChange>, pending: &mut Pending) {
+    fn take(
+        &mut self,
+        first: RegistryChange,
+        more: &mut mpsc::Receiver<RegistryChange>,
+        pending: &mut Pending,
+    ) {
         let mut next = Some(first);
         for _ in 0..BATCH {
             let Some((registry, change)) = next else { break };
-            if self.apply(&registry, change, pending) {
-                // Something left: nobody may pick it any longer than it takes to say so.
+            self.apply(&registry, change, pending);
+            if self.writer.has_removals() {
+                // Nobody may pick what left any longer than it takes to say so.
                 self.publish(pending);
             }
             next = more.try_recv().ok();
@@ -87,40 +100,34 @@ impl Pump {
         if let Some((registry, change)) = next {
             self.apply(&registry, change, pending);
         }
-        if !pending.received.is_empty() || pending.dirty {
+        if self.writer.has_changes() || !pending.received.is_empty() {
             pending.since.get_or_insert_with(Instant::now);
         }
     }
 
-    /// Applies one change; true if an instance left by it.
-    fn apply(&mut self, registry: &crate::model::RegistryName, change: Change, pending: &mut Pending) -> bool {
+    fn apply(&mut self, registry: &RegistryName, change: Change, pending: &mut Pending) {
         match change {
             Change::Updated { service, snapshot, received } => {
                 let membership = self.writer.apply(&service, snapshot);
                 self.count(&service, &membership);
                 pending.received.push(received);
-                !membership.removed.is_empty() || !membership.changed.is_empty()
             }
             Change::Gone { service, received } => {
                 let membership = self.writer.gone(&service);
                 self.count(&service, &membership);
                 pending.received.push(received);
-                true
             }
             Change::Trust { base, trust, reason } => {
                 self.status.trust(registry, &base, trust, reason.as_deref());
                 self.writer.trust(&base, trust, reason);
-                pending.dirty = true;
-                trust == Trust::Live
             }
             Change::Link { connected, session_losses } => {
                 self.status.link(registry, connected, session_losses);
-                false
             }
         }
     }
 
-    fn count(&self, service: &ServiceName, membership: &crate::model::Membership) {
+    fn count(&self, service: &ServiceName, membership: &Membership) {
         let name = service.as_str();
         self.metrics.membership_change(name, "added", membership.added.len());
         self.metrics.membership_change(name, "removed", membership.removed.len());
@@ -138,13 +145,12 @@ impl Pump {
 
     fn publish(&mut self, pending: &mut Pending) {
         self.writer.publish();
-        self.metrics.table_generation(self.writer.generation());
+        self.metrics.table_generation(self.writer.reader().load().generation());
         let now = Instant::now();
         for received in pending.received.drain(..) {
             self.metrics.membership_published(now.saturating_duration_since(received));
         }
         pending.since = None;
-        pending.dirty = false;
     }
 }
 
@@ -153,7 +159,6 @@ impl Pump {
 struct Pending {
     since: Option<Instant>,
     received: Vec<Instant>,
-    dirty: bool,
 }
 
 async fn sleep_until(at: Option<tokio::time::Instant>) {

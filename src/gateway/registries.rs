@@ -49,17 +49,15 @@ impl Registries {
     ///
     /// A registry whose own settings are the same goes on, session and all; only its bases are compared.
     pub(super) fn configure(&mut self, plan: &Plan, own: &[std::net::SocketAddr]) {
-        self.running.retain(|name, running| plan.registries.iter().any(|r| r.name == *name && *r == running.plan));
+        self.running
+            .retain(|name, running| plan.registries.iter().any(|r| r.name == *name && *r == running.plan));
         for registry in &plan.registries {
             let bases = bases_of(plan, registry, own);
-            match self.running.get_mut(&registry.name) {
-                Some(running) => {
-                    running.bases.send_replace(bases);
-                }
-                None => {
-                    let running = start(registry.clone(), bases, self.changes.clone());
-                    self.running.insert(registry.name.clone(), running);
-                }
+            if let Some(running) = self.running.get_mut(&registry.name) {
+                running.bases.send_replace(bases);
+            } else {
+                let running = start(registry.clone(), bases, self.changes.clone());
+                self.running.insert(registry.name.clone(), running);
             }
         }
     }
@@ -116,10 +114,10 @@ impl AnyDiscovery {
     }
 
     /// Watches what is new in `wanted`, and no longer what is missing from it.
-    fn rebase(&mut self, current: &[Base], wanted: &[Base]) {
+    async fn rebase(&mut self, current: &[Base], wanted: &[Base]) {
         for old in current.iter().filter(|b| !wanted.contains(b)) {
             match self {
-                Self::ZooKeeper(discovery) => discovery.remove(&old.name),
+                Self::ZooKeeper(discovery) => discovery.remove(&old.name).await,
                 Self::Directory(discovery) => discovery.remove(&old.name),
             }
         }
@@ -148,7 +146,7 @@ fn start(plan: RegistryPlan, bases: Vec<Base>, changes: mpsc::Sender<RegistryCha
                         return;
                     }
                     let next = wanted.borrow_and_update().clone();
-                    discovery.rebase(&current, &next);
+                    discovery.rebase(&current, &next).await;
                     current = next;
                 }
                 change = discovery.changed() => permit.send((name.clone(), change)),

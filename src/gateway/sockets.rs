@@ -33,7 +33,7 @@ fn reason(error: &io::Error) -> String {
 ///
 /// The first binds without port sharing, so that a port which another process holds is refused (otherwise a second
 /// gateway would silently take half of the connections), and only then admits the others.
-pub fn bind(address: SocketAddr, count: usize) -> Result<Vec<TcpListener>, BindError> {
+pub(super) fn bind(address: SocketAddr, count: usize) -> Result<Vec<TcpListener>, BindError> {
     let fail = |source| BindError { address, source };
     let first = socket(address).map_err(fail)?;
     first.bind(&address.into()).map_err(fail)?;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use crate::config::plan::Plan;
 use crate::model::{RegistryName, ServiceName, Trust};
 use crate::telemetry::{LiveSink, LiveSource};
 
@@ -22,7 +23,12 @@ struct Status {
 impl Status {
     /// A registry that has not answered yet is stale from its first moment.
     fn new() -> Self {
-        Self { connected: false, session_losses: 0, stale: BTreeSet::new(), stale_since: Some(Instant::now()) }
+        Self {
+            connected: false,
+            session_losses: 0,
+            stale: BTreeSet::new(),
+            stale_since: Some(Instant::now()),
+        }
     }
 
     fn settle(&mut self) {
@@ -36,12 +42,17 @@ impl RegistryStatus {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets every registry but these, and starts with those that are new.
-    pub(super) fn keep<'a>(&self, names: impl Iterator<Item = &'a RegistryName>) {
+    /// Forgets every registry and base that is not in the plan, and starts with those that are new.
+    pub(super) fn keep(&self, plan: &Plan) {
         let mut all = self.lock();
         let mut old = std::mem::take(&mut *all);
-        for name in names {
-            all.insert(name.clone(), old.remove(name).unwrap_or_else(Status::new));
+        for registry in &plan.registries {
+            let mut status = old.remove(&registry.name).unwrap_or_else(Status::new);
+            status.stale.retain(|base| {
+                plan.services.iter().any(|s| s.name == *base) || plan.catalogs.iter().any(|c| c.name == *base)
+            });
+            status.settle();
+            all.insert(registry.name.clone(), status);
         }
     }
 
@@ -55,7 +66,13 @@ impl RegistryStatus {
     }
 
     /// A base became stale, or current again.
-    pub(super) fn trust(&self, registry: &RegistryName, base: &ServiceName, trust: Trust, reason: Option<&str>) {
+    pub(super) fn trust(
+        &self,
+        registry: &RegistryName,
+        base: &ServiceName,
+        trust: Trust,
+        reason: Option<&str>,
+    ) {
         let mut all = self.lock();
         let Some(status) = all.get_mut(registry) else { return };
         let changed = match trust {
@@ -67,7 +84,9 @@ impl RegistryStatus {
             let reason = reason.unwrap_or("the registry answers again");
             match trust {
                 Trust::Live => tracing::info!(%registry, %base, "current again"),
-                Trust::Stale => tracing::warn!(%registry, %base, reason, "stale: the last known instances serve"),
+                Trust::Stale => {
+                    tracing::warn!(%registry, %base, reason, "stale: the last known instances serve");
+                }
             }
         }
     }
@@ -82,7 +101,10 @@ impl LiveSource for StatusSource {
         for (name, status) in self.0.lock().iter() {
             sink.registry_connected(name.as_str(), status.connected);
             sink.session_losses(name.as_str(), status.session_losses);
-            sink.registry_stale(name.as_str(), status.stale_since.map_or(0.0, |since| since.elapsed().as_secs_f64()));
+            sink.registry_stale(
+                name.as_str(),
+                status.stale_since.map_or(0.0, |since| since.elapsed().as_secs_f64()),
+            );
         }
     }
 }

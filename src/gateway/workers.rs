@@ -4,18 +4,15 @@ use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, oneshot};
 
-use super::accept::{Accepting, accept_all};
+use super::accept::Accepting;
 use crate::config::plan::ListenerPlan;
-use crate::proxy::{ProxyContext, Shared};
+use crate::proxy::{ProxyContext, Shared, TICK};
 use crate::telemetry::LineSink;
 
-/// How often a worker looks at its deadlines, pools and table.
-const TICK: Duration = Duration::from_millis(50);
 /// Orders that may wait for a worker.
 const QUEUE: usize = 64;
 
@@ -84,11 +81,11 @@ async fn work(index: usize, shared: Shared, mut inbox: mpsc::Receiver<Order>) {
             order = inbox.recv() => match order {
                 None => return,
                 Some(Order::Listen(plan, socket)) => accepting.open(plan, socket, &context),
-                Some(Order::Update(plan)) => accepting.update(plan),
+                Some(Order::Update(plan)) => accepting.update(&plan),
                 Some(Order::Close(name)) => accepting.close(&name),
                 Some(Order::AccessLog(sink)) => context.set_access_log(sink),
                 Some(Order::Drain(done)) => {
-                    accept_all(&mut accepting);
+                    accepting.close_all();
                     context.drain();
                     let _ = done.send(());
                 }

@@ -1,0 +1,155 @@
+//! `zoogate run`: serves until it is told to stop.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::level_filters::LevelFilter;
+
+use crate::config;
+use crate::config::plan::{LogLevel, LogPlan, Plan};
+use crate::gateway::{Gateway, Running};
+use crate::telemetry::{LogFormat, Logs, init_logging};
+
+/// A start that takes longer than this tells what it waits for, and again every ten times as long.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Runs the gateway of a configuration file.
+pub(super) fn run(config: &Path) -> anyhow::Result<ExitCode> {
+    let plan = match config::load(config) {
+        Ok(plan) => plan,
+        Err(errors) => {
+            eprint!("{errors}");
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    let _logs = start_log(&plan.log)?;
+    super::runtime()?.block_on(serve(config, plan))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Sets up the log that a plan asks for.
+pub(super) fn start_log(plan: &LogPlan) -> std::io::Result<Logs> {
+    let level = match plan.level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    };
+    init_logging(level, if plan.json { LogFormat::Json } else { LogFormat::Text })
+}
+
+async fn serve(config: &Path, plan: Plan) -> anyhow::Result<()> {
+    let mut signals = Signals::new()?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %config.display(), "starting");
+    let mut running = Gateway::new(plan).start().await?;
+    let mut told = Patience::default();
+    let mut ready = false;
+    loop {
+        tokio::select! {
+            () = running.ready(), if !ready => {
+                ready = true;
+                tracing::info!(after = ?told.started.elapsed(), "ready");
+            }
+            () = told.run_out(), if !ready => told.tell(&running),
+            signal = signals.next() => match signal {
+                Asked::Reload => reload(config, &mut running).await,
+                Asked::Stop => break,
+            },
+        }
+    }
+    running.drain(signals.stop()).await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn reload(config: &Path, running: &mut Running) {
+    running.reopen_logs();
+    let refused = match config::load(config) {
+        Ok(plan) => running.reload(plan).await.map_err(|error| vec![error.to_string()]),
+        Err(errors) => Err(errors.to_string().lines().map(str::to_owned).collect()),
+    };
+    match refused {
+        Ok(()) => {
+            running.metrics().reload("ok");
+            tracing::info!(config = %config.display(), "reloaded");
+        }
+        Err(errors) => {
+            running.metrics().reload("refused");
+            for error in errors {
+                tracing::error!(error, "configuration refused; the old one stays");
+            }
+        }
+    }
+}
+
+/// What a signal asks for.
+enum Asked {
+    Reload,
+    Stop,
+}
+
+/// The signals that a gateway answers.
+pub(super) struct Signals {
+    hangup: Signal,
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    pub(super) fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    /// Waits for any of them.
+    async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.hangup.recv() => Asked::Reload,
+            _ = self.interrupt.recv() => Asked::Stop,
+            _ = self.terminate.recv() => Asked::Stop,
+        }
+    }
+
+    /// Waits for SIGINT or SIGTERM.
+    pub(super) async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// Tells, ever less often, what a long start waits for.
+struct Patience {
+    started: tokio::time::Instant,
+    next: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { started: tokio::time::Instant::now(), next: PATIENCE }
+    }
+}
+
+impl Patience {
+    async fn run_out(&self) {
+        tokio::time::sleep_until(self.started + self.next).await;
+    }
+
+    fn tell(&mut self, running: &Running) {
+        let waiting = running.waiting_for();
+        let shown = waiting.iter().take(10).map(String::as_str).collect::<Vec<_>>().join(", ");
+        tracing::info!(
+            services = waiting.len(),
+            names = shown,
+            "serving, but waiting for the first listing of some services"
+        );
+        self.next = (self.next * 10).min(self.next + Duration::from_secs(60));
+    }
+}

@@ -1,0 +1,142 @@
+//! Accepting connections on one worker's sockets.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::AbortHandle;
+
+use crate::config::plan::ListenerPlan;
+use crate::proxy::{ListenerState, ProxyContext, serve};
+
+/// Pause after an accept that failed for lack of descriptors or memory: what is open must first close.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// The listeners of one worker.
+#[derive(Debug, Default)]
+pub(super) struct Accepting(Vec<Open>);
+
+#[derive(Debug)]
+struct Open {
+    name: Arc<str>,
+    state: Rc<RefCell<Rc<ListenerState>>>,
+    socket: Rc<TcpListener>,
+    task: AbortHandle,
+    context: Rc<ProxyContext>,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Accepting {
+    /// Accepts on one more socket.
+    pub(super) fn open(
+        &mut self,
+        plan: Arc<ListenerPlan>,
+        socket: std::net::TcpListener,
+        context: &Rc<ProxyContext>,
+    ) {
+        let name = Arc::clone(&plan.name);
+        let socket = match TcpListener::from_std(socket) {
+            Ok(socket) => Rc::new(socket),
+            Err(error) => {
+                tracing::error!(listener = &*name, %error, "cannot accept");
+                return;
+            }
+        };
+        let state = Rc::new(RefCell::new(Rc::new(ListenerState::new(plan, context))));
+        let task =
+            tokio::task::spawn_local(accept(Rc::clone(&socket), Rc::clone(&state), Rc::clone(context)));
+        let task = task.abort_handle();
+        self.0.push(Open { name, state, socket, task, context: Rc::clone(context) });
+    }
+
+    /// New connections of this listener are served by these settings.
+    pub(super) fn update(&mut self, plan: &Arc<ListenerPlan>) {
+        for open in self.0.iter().filter(|open| open.name == plan.name) {
+            *open.state.borrow_mut() = Rc::new(ListenerState::new(Arc::clone(plan), &open.context));
+        }
+    }
+
+    /// Serves what waits in the listener's queue, then closes it.
+    pub(super) fn close(&mut self, name: &str) {
+        self.0.retain(|open| {
+            let stays = &*open.name != name;
+            if !stays {
+                open.empty_queue();
+            }
+            stays
+        });
+    }
+
+    /// Serves what waits in every queue, then closes them all.
+    pub(super) fn close_all(&mut self) {
+        for open in self.0.drain(..) {
+            open.empty_queue();
+        }
+    }
+}
+
+impl Open {
+    /// A connection that the kernel has completed must not be reset by closing the socket under it.
+    ///
+    /// Asks the kernel itself, through a descriptor of our own: the runtime would tell only what it had already seen.
+    fn empty_queue(&self) {
+        self.task.abort();
+        let Ok(descriptor) = self.socket.as_fd().try_clone_to_owned() else { return };
+        let queue = std::net::TcpListener::from(descriptor);
+        while let Ok((stream, peer)) = queue.accept() {
+            let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+            if let Ok(stream) = stream {
+                start(stream, peer, &self.state, &self.context);
+            }
+        }
+    }
+}
+
+async fn accept(socket: Rc<TcpListener>, state: Rc<RefCell<Rc<ListenerState>>>, context: Rc<ProxyContext>) {
+    let mut failing = false;
+    loop {
+        match socket.accept().await {
+            Ok((stream, peer)) => {
+                failing = false;
+                start(stream, peer, &state, &context);
+            }
+            Err(error) if is_about_one_connection(&error) => {}
+            Err(error) => {
+                if !failing {
+                    failing = true;
+                    let name = state.borrow().name().to_owned();
+                    tracing::warn!(listener = name, %error, "accept fails; waiting for descriptors");
+                    context.metrics().connection_refused(&name, "descriptors");
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+fn start(
+    stream: TcpStream,
+    peer: SocketAddr,
+    state: &RefCell<Rc<ListenerState>>,
+    context: &Rc<ProxyContext>,
+) {
+    let listener = Rc::clone(&state.borrow());
+    tokio::task::spawn_local(serve(stream, peer, listener, Rc::clone(context)));
+}
+
+fn is_about_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
+    )
+}

@@ -1,0 +1,381 @@
+//! From a plan to a running gateway, and back to nothing.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::live::TableSource;
+use super::pump::{self, Pump};
+use super::sockets::{self, BindError};
+use super::status::{RegistryStatus, StatusSource};
+use super::workers::{self, Worker};
+use crate::admin::{Admin, ListenerView};
+use crate::balance::BalancerFactory;
+use crate::config::plan::{AccessLog, ListenerPlan, Plan};
+use crate::model::ServiceName;
+use crate::proxy::{Filters, Shared};
+use crate::table::{TableReader, TableWriter};
+use crate::telemetry::{LineSink, LineTarget, Metrics};
+
+/// Why a gateway does not start, or a plan is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A socket.
+    #[error("{what}: {source}")]
+    Bind {
+        /// `listener "public"`, `admin`.
+        what: String,
+        /// The address and why.
+        source: BindError,
+    },
+    /// The access log's file.
+    #[error("cannot write the access log {path}: {source}; create its folder or give permission")]
+    AccessLog {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A thread or a runtime.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// A gateway to be: a plan, and what an embedding program adds to it.
+#[derive(Debug)]
+pub struct Gateway {
+    plan: Plan,
+    filters: Filters,
+    balancers: HashMap<ServiceName, Arc<dyn BalancerFactory>>,
+}
+
+impl Gateway {
+    /// A gateway for this plan.
+    pub fn new(plan: Plan) -> Self {
+        Self { plan, filters: Filters::default(), balancers: HashMap::new() }
+    }
+
+    /// Puts filters around every forwarded request, the first of them outermost.
+    #[must_use]
+    pub fn filters(mut self, filters: Filters) -> Self {
+        self.filters = filters;
+        self
+    }
+
+    /// Balances a service, or every child of a catalog, by a policy of the embedding program.
+    #[must_use]
+    pub fn balancer(mut self, service: ServiceName, factory: Arc<dyn BalancerFactory>) -> Self {
+        self.balancers.insert(service, factory);
+        self
+    }
+
+    /// Binds every socket, starts every thread. Listeners accept when this returns; whether services have been
+    /// listed is a matter of [`Running::ready`].
+    pub async fn start(self) -> Result<Running, StartError> {
+        let Self { plan, filters, balancers } = self;
+        let admin_socket = sockets::bind(plan.admin.listen, 1)
+            .map_err(|source| StartError::Bind { what: "admin".into(), source })?
+            .remove(0);
+        let admin_address = admin_socket.local_addr()?;
+        let mut bound = Vec::new();
+        for listener in &plan.listeners {
+            bound.push((Arc::new(listener.clone()), bind(listener, plan.gateway.workers)?));
+        }
+        let access_log = open_access_log(&plan.gateway.access_log)?;
+
+        let metrics = Metrics::new();
+        let (writer, reader) = TableWriter::new(plan.gateway.workers);
+        let status = Arc::new(RegistryStatus::default());
+        metrics.add_live(Box::new(StatusSource(Arc::clone(&status))));
+        metrics.add_live(Box::new(TableSource(reader.clone())));
+
+        let pump =
+            Pump { writer, metrics: Arc::clone(&metrics), status, balancers, own: vec![admin_address] };
+        let (pump_orders, pump_thread) = start_pump(pump)?;
+        configure(&pump_orders, &plan).await;
+
+        let shared = Shared::new(reader.clone(), Arc::clone(&metrics), filters);
+        let mut running = Running {
+            workers: Vec::new(),
+            pump_orders: Some(pump_orders),
+            threads: vec![pump_thread],
+            admin_stop: None,
+            admin_address,
+            listeners: Arc::default(),
+            draining: Arc::default(),
+            access_log: Arc::new(Mutex::new(access_log.clone())),
+            plan,
+            reader,
+            metrics,
+            shared: shared.clone(),
+        };
+        for index in 0..running.plan.gateway.workers {
+            let worker = Worker::start(index, shared.clone())?;
+            worker.order(workers::Order::AccessLog(access_log.clone())).await;
+            running.workers.push(worker);
+        }
+        running.start_admin(admin_socket)?;
+        for (plan, sockets) in bound {
+            running.listen(&plan, sockets).await?;
+        }
+        Ok(running)
+    }
+}
+
+/// A gateway that serves. Dropping it stops it at once; [`Running::drain`] stops it well.
+#[derive(Debug)]
+pub struct Running {
+    plan: Plan,
+    workers: Vec<Worker>,
+    pump_orders: Option<mpsc::Sender<pump::Order>>,
+    threads: Vec<JoinHandle<()>>,
+    admin_stop: Option<oneshot::Sender<()>>,
+    admin_address: SocketAddr,
+    listeners: Arc<Mutex<Vec<ListenerView>>>,
+    draining: Arc<AtomicBool>,
+    access_log: Arc<Mutex<Option<LineSink>>>,
+    reader: TableReader,
+    metrics: Arc<Metrics>,
+    shared: Shared,
+}
+
+impl Running {
+    /// Where the admin answers.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin_address
+    }
+
+    /// Every listener with the address in use.
+    pub fn listeners(&self) -> Vec<ListenerView> {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The routing table.
+    pub fn table(&self) -> &TableReader {
+        &self.reader
+    }
+
+    /// The gateway's metrics.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// Services and catalogs that have not had their first whole listing.
+    pub fn waiting_for(&self) -> Vec<String> {
+        self.reader.load().unlisted().iter().map(ToString::to_string).collect()
+    }
+
+    /// Waits until every configured service and catalog has been listed. Cancel-safe.
+    pub async fn ready(&self) {
+        while !self.waiting_for().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Opens log files anew, after they were moved away.
+    pub fn reopen_logs(&self) {
+        if let Some(log) = &*self.access_log() {
+            log.reopen();
+        }
+    }
+
+    /// Puts another plan in force, whole or not at all.
+    ///
+    /// Routes and services swap in one publication; endpoints that stay keep their state. Connections of a listener
+    /// that goes are served to their end. What needs a restart (workers, the admin's address) is named in a warning.
+    pub async fn reload(&mut self, plan: Plan) -> Result<(), StartError> {
+        let mut fresh = Vec::new();
+        for listener in &plan.listeners {
+            let known = self.plan.listeners.iter().find(|l| l.name == listener.name);
+            if known.is_none_or(|known| known.listen != listener.listen) {
+                fresh.push((Arc::new(listener.clone()), bind(listener, self.workers.len())?));
+            }
+        }
+        let access_log = if plan.gateway.access_log == self.plan.gateway.access_log {
+            self.access_log().clone()
+        } else {
+            open_access_log(&plan.gateway.access_log)?
+        };
+        for (what, same) in [
+            ("gateway.workers", plan.gateway.workers == self.plan.gateway.workers),
+            ("admin.listen", plan.admin.listen == self.plan.admin.listen),
+            ("log", plan.log == self.plan.log),
+        ] {
+            if !same {
+                tracing::warn!(key = what, "changed in the file; takes effect at the next start");
+            }
+        }
+
+        if let Some(orders) = &self.pump_orders {
+            configure(orders, &plan).await;
+        }
+        for worker in &self.workers {
+            worker.order(workers::Order::AccessLog(access_log.clone())).await;
+        }
+        *self.access_log() = access_log;
+        let moved = |old: &ListenerPlan| {
+            plan.listeners.iter().find(|new| new.name == old.name).is_none_or(|new| new.listen != old.listen)
+        };
+        for old in self.plan.listeners.iter().filter(|old| moved(old)) {
+            self.close(&old.name).await;
+        }
+        for listener in &plan.listeners {
+            if !fresh.iter().any(|(new, _)| new.name == listener.name) {
+                let listener = Arc::new(listener.clone());
+                for worker in &self.workers {
+                    worker.order(workers::Order::Update(Arc::clone(&listener))).await;
+                }
+            }
+        }
+        for (listener, sockets) in fresh {
+            self.listen(&listener, sockets).await?;
+        }
+        self.plan = plan;
+        Ok(())
+    }
+
+    /// Stops well: not ready any more, listeners go on for `drain_delay`, then requests have `drain_timeout` to
+    /// finish. The admin answers to the end. `hurry` cuts all of it short.
+    pub async fn drain(mut self, hurry: impl Future<Output = ()>) {
+        self.draining.store(true, Ordering::Release);
+        let gateway = &self.plan.gateway;
+        let (delay, limit) = (gateway.drain_delay, gateway.drain_timeout);
+        tracing::info!(?delay, timeout = ?limit, "draining");
+        let orderly = async {
+            tokio::time::sleep(delay).await;
+            for worker in &self.workers {
+                let (done, closed) = oneshot::channel();
+                worker.order(workers::Order::Drain(done)).await;
+                let _ = closed.await;
+            }
+            let end = Instant::now() + limit;
+            while self.shared.open_connections() > 0 && Instant::now() < end {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            let left = self.shared.open_connections();
+            if left > 0 {
+                tracing::warn!(connections = left, "drain timeout over; closing what is left");
+            }
+        };
+        tokio::select! {
+            () = orderly => {}
+            () = hurry => tracing::warn!("told to stop at once"),
+        }
+        self.stop();
+    }
+
+    fn stop(&mut self) {
+        for worker in self.workers.drain(..) {
+            worker.stop();
+        }
+        self.pump_orders = None;
+        self.admin_stop = None;
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+        if let Some(log) = self.access_log().take() {
+            log.flush(Duration::from_secs(1));
+        }
+    }
+
+    fn access_log(&self) -> MutexGuard<'_, Option<LineSink>> {
+        self.access_log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn listen(
+        &self,
+        plan: &Arc<ListenerPlan>,
+        sockets: Vec<std::net::TcpListener>,
+    ) -> Result<(), StartError> {
+        let Some(address) = sockets.first().map(std::net::TcpListener::local_addr).transpose()? else {
+            return Ok(());
+        };
+        for (worker, socket) in self.workers.iter().zip(sockets) {
+            worker.order(workers::Order::Listen(Arc::clone(plan), socket)).await;
+        }
+        tracing::info!(listener = &*plan.name, %address, "listening");
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).push(ListenerView::new(plan, address));
+        Ok(())
+    }
+
+    async fn close(&self, name: &Arc<str>) {
+        for worker in &self.workers {
+            worker.order(workers::Order::Close(Arc::clone(name))).await;
+        }
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).retain(|l| l.name != **name);
+    }
+
+    fn start_admin(&mut self, socket: std::net::TcpListener) -> Result<(), StartError> {
+        let admin = Admin {
+            table: self.reader.clone(),
+            metrics: Arc::clone(&self.metrics),
+            listeners: Arc::clone(&self.listeners),
+            draining: Arc::clone(&self.draining),
+            access_log: Arc::clone(&self.access_log),
+        };
+        let (stop, stopped) = oneshot::channel::<()>();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let thread = std::thread::Builder::new().name("admin".into()).spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    _ = stopped => {}
+                    served = admin.serve(socket) => if let Err(error) = served {
+                        tracing::error!(%error, "the admin stopped");
+                    },
+                }
+            });
+        })?;
+        tracing::info!(address = %self.admin_address, "admin listening");
+        self.admin_stop = Some(stop);
+        self.threads.push(thread);
+        Ok(())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn bind(listener: &ListenerPlan, workers: usize) -> Result<Vec<std::net::TcpListener>, StartError> {
+    sockets::bind(listener.listen, workers)
+        .map_err(|source| StartError::Bind { what: format!("listener {:?}", listener.name), source })
+}
+
+fn open_access_log(plan: &AccessLog) -> Result<Option<LineSink>, StartError> {
+    let target = match plan {
+        AccessLog::Off => return Ok(None),
+        AccessLog::Stdout => LineTarget::Stdout,
+        AccessLog::File(path) => LineTarget::File(path.clone()),
+    };
+    let path = match plan {
+        AccessLog::File(path) => path.display().to_string(),
+        _ => "stdout".into(),
+    };
+    LineSink::open(target).map(Some).map_err(|source| StartError::AccessLog { path, source })
+}
+
+/// The pump has a thread of its own: neither scrapes nor requests delay a removal.
+fn start_pump(pump: Pump) -> std::io::Result<(mpsc::Sender<pump::Order>, JoinHandle<()>)> {
+    let (orders, inbox) = mpsc::channel(1);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let thread = std::thread::Builder::new().name("discovery".into()).spawn(move || {
+        runtime.block_on(pump.run(inbox));
+        // Blocking reads of a hung file system must not hold up the exit.
+        runtime.shutdown_background();
+    })?;
+    Ok((orders, thread))
+}
+
+async fn configure(orders: &mpsc::Sender<pump::Order>, plan: &Plan) {
+    let (done, published) = oneshot::channel();
+    if orders.send(pump::Order::Configure(Arc::new(plan.clone()), done)).await.is_ok() {
+        let _ = published.await;
+    }
+}

@@ -1,0 +1,26 @@
+//! What the table knows, as metrics, at the moment of a scrape.
+
+use crate::table::TableReader;
+use crate::telemetry::{LiveSink, LiveSource};
+
+/// Reads the table in force.
+#[derive(Debug)]
+pub(super) struct TableSource(pub(super) TableReader);
+
+impl LiveSource for TableSource {
+    fn collect(&self, sink: &mut LiveSink) {
+        let table = self.0.load();
+        for upstream in table.sorted_upstreams() {
+            let service = upstream.name().as_str();
+            for (state, count) in upstream.count_by_state() {
+                sink.instances(service, state.as_str(), count);
+            }
+            sink.in_flight(service, upstream.in_flight());
+            sink.rejected(service, upstream.snapshot().rejected.len());
+            sink.fingerprint(service, upstream.fingerprint().value());
+            for endpoint in upstream.endpoints() {
+                sink.outcomes(service, &endpoint.id, endpoint.outcomes());
+            }
+        }
+    }
+}

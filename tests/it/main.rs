@@ -1,0 +1,18 @@
+//! The integration tests: one binary, so that they share their servers.
+#![allow(
+    missing_docs,
+    missing_debug_implementations,
+    unreachable_pub,
+    dead_code,
+    reason = "helpers of tests"
+)]
+#![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod directory;
+mod zookeeper;
+mod zookeeper_faults;
+mod zookeeper_register;
+mod zookeeper_sim;

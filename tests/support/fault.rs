@@ -1,0 +1,124 @@
+//! A TCP relay that breaks: cuts, swallows, or eats only ZooKeeper's watch events.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// What the relay does with connections, those that stand and those that come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Bytes pass both ways.
+    None,
+    /// Connections are closed.
+    Cut,
+    /// Connections stand, bytes go nowhere. Those read meanwhile are lost, so what was open is cut later.
+    BlackHole,
+    /// Everything passes but the server's notifications (frames with xid -1).
+    NoEvents,
+}
+
+/// The relay. Ends, with its connections, when dropped.
+pub struct FaultProxy {
+    address: SocketAddr,
+    fault: watch::Sender<Fault>,
+    accepting: tokio::task::JoinHandle<()>,
+}
+
+impl FaultProxy {
+    /// Relays to `target` without fault.
+    pub async fn start(target: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("a bound socket has an address");
+        let (fault, faults) = watch::channel(Fault::None);
+        let target: Arc<str> = target.into();
+        let accepting = tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((client, _)) = listener.accept().await {
+                while connections.try_join_next().is_some() {}
+                connections.spawn(relay(client, Arc::clone(&target), faults.clone()));
+            }
+        });
+        Self { address, fault, accepting }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// Changes what it does, at once.
+    pub fn set(&self, fault: Fault) {
+        self.fault.send_replace(fault);
+    }
+}
+
+impl Drop for FaultProxy {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+async fn relay(client: TcpStream, target: Arc<str>, mut faults: watch::Receiver<Fault>) {
+    let fault = *faults.borrow_and_update();
+    if fault == Fault::Cut {
+        return;
+    }
+    if fault == Fault::BlackHole {
+        // Accepted and silent until the fault changes.
+        let _ = faults.changed().await;
+        return;
+    }
+    let Ok(server) = TcpStream::connect(&*target).await else { return };
+    let (client_in, client_out) = client.into_split();
+    let (server_in, server_out) = server.into_split();
+    tokio::select! {
+        () = pass(client_in, server_out, faults.clone(), false) => {}
+        () = pass(server_in, client_out, faults.clone(), true) => {}
+        () = cut(faults) => {}
+    }
+}
+
+/// Ends when connections are to be cut: at once, or after a black hole that ate bytes.
+async fn cut(mut faults: watch::Receiver<Fault>) {
+    let mut was = *faults.borrow_and_update();
+    loop {
+        if faults.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        let now = *faults.borrow_and_update();
+        if now == Fault::Cut || was == Fault::BlackHole {
+            return;
+        }
+        was = now;
+    }
+}
+
+async fn pass(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    faults: watch::Receiver<Fault>,
+    from_server: bool,
+) {
+    loop {
+        let mut frame = vec![0; 4];
+        if from.read_exact(&mut frame).await.is_err() {
+            return;
+        }
+        let length = u32::from_be_bytes([frame[0], frame[1], frame[2], frame[3]]) as usize;
+        frame.resize(4 + length, 0);
+        if from.read_exact(&mut frame[4..]).await.is_err() {
+            return;
+        }
+        let fault = *faults.borrow();
+        let notification = from_server && frame[4..].starts_with(&(-1i32).to_be_bytes());
+        let swallowed = fault == Fault::BlackHole || (fault == Fault::NoEvents && notification);
+        if !swallowed && to.write_all(&frame).await.is_err() {
+            return;
+        }
+    }
+}

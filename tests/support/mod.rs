@@ -1,0 +1,9 @@
+//! What integration tests share: real servers, a proxy that breaks connections, a simulated directory.
+
+pub mod fault;
+pub mod gateway;
+pub mod http;
+pub mod instance;
+pub mod seen;
+pub mod sim;
+pub mod zk;
