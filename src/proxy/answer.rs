@@ -21,30 +21,41 @@ pub(super) struct Answer {
     body: Body,
     /// Gone once the request is counted.
     call: Option<Box<Call>>,
+    /// HTTP/2 polls a body only when the client's window has room: after data, until the next poll, the
+    /// client is who holds things up.
+    held: bool,
 }
 
 impl Answer {
     pub(super) fn new(body: Body, mut call: Box<Call>) -> Self {
         if body.is_end_stream() {
             call.ends(Outcome::Ok);
-            return Self { body, call: None };
+            return Self { body, call: None, held: false };
         }
-        Self { body, call: Some(call) }
+        Self { body, call: Some(call), held: false }
     }
 
     /// Without a request to count: a tunnel has taken it over.
     pub(super) fn uncounted() -> Self {
-        Self { body: Body::empty(), call: None }
+        Self { body: Body::empty(), call: None, held: false }
+    }
+
+    fn hold(&mut self, held: bool) {
+        if let Some(call) = self.call.as_ref().filter(|call| call.client.http2 && held != self.held) {
+            call.client.state.answer_held(held);
+            self.held = held;
+        }
     }
 
     fn ends(&mut self, outcome: Outcome) {
+        self.hold(false);
         if let Some(mut call) = self.call.take() {
             call.ends(outcome);
         }
     }
 
     /// The instance broke off in the middle: gRPC has words for that, HTTP only a broken end.
-    fn breaks(&mut self, error: BoxError) -> Option<Result<Frame<Bytes>, BoxError>> {
+    fn breaks(&mut self, error: BoxError) -> Result<Frame<Bytes>, BoxError> {
         let (outcome, reason) = match error.downcast_ref::<UpstreamBodyError>() {
             Some(UpstreamBodyError::RequestBody(_)) => (Outcome::Cancelled, None),
             Some(UpstreamBodyError::Reset(cause)) => {
@@ -66,10 +77,16 @@ impl Answer {
             Some(reason) if grpc => {
                 let mut trailers = HeaderMap::new();
                 grpc::set_status(&mut trailers, &reason);
-                Some(Ok(Frame::trailers(trailers)))
+                Ok(Frame::trailers(trailers))
             }
-            _ => Some(Err(error)),
+            _ => Err(error),
         }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.hold(false);
     }
 }
 
@@ -81,13 +98,14 @@ impl HttpBody for Answer {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        self.hold(false);
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         Poll::Ready(match frame {
             None => {
                 self.ends(Outcome::Ok);
                 None
             }
-            Some(Err(error)) => self.breaks(error),
+            Some(Err(error)) => Some(self.breaks(error)),
             Some(Ok(frame)) => {
                 if let (Some(call), Some(data)) = (&mut self.call, frame.data_ref()) {
                     call.sent += data.len() as u64;
@@ -95,6 +113,7 @@ impl HttpBody for Answer {
                 if frame.is_trailers() || self.body.is_end_stream() {
                     self.ends(Outcome::Ok);
                 }
+                self.hold(true);
                 Some(Ok(frame))
             }
         })

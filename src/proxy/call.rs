@@ -105,6 +105,9 @@ impl Call {
 
     /// The answer's head goes out.
     pub(super) fn answers(&mut self, status: StatusCode) {
+        if self.ended {
+            return;
+        }
         self.status = Some(status);
         self.client.state.answer_begins();
     }

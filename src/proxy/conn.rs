@@ -78,6 +78,9 @@ pub(super) struct ConnState {
     verdict: Cell<Option<Verdict>>,
     head_late: Cell<bool>,
     body_late: Cell<Option<Instant>>,
+    /// HTTP/2 answers whose client takes no more, and when one of them last moved.
+    held: Cell<usize>,
+    held_since: Cell<Instant>,
     /// Requests from their head to the end of their answer.
     open: Cell<usize>,
     /// Of those, the ones whose answer has not begun.
@@ -153,6 +156,8 @@ impl ConnState {
             verdict: Cell::new(None),
             head_late: Cell::new(false),
             body_late: Cell::new(None),
+            held: Cell::new(0),
+            held_since: Cell::new(clock.now()),
             open: Cell::new(0),
             waiting: Cell::new(0),
             heads: Cell::new(0),
@@ -213,11 +218,6 @@ impl ConnState {
         self.last_byte.set(self.now());
     }
 
-    /// Whether a request is being served.
-    pub(super) fn is_busy(&self) -> bool {
-        self.open.get() > 0
-    }
-
     /// The client does not take what we have.
     pub(super) fn wants_room(&self) {
         self.download.blocked(self.now());
@@ -237,7 +237,9 @@ impl ConnState {
         let since = self.eof.get().unwrap_or(now);
         self.eof.set(Some(since));
         let between = matches!(self.reading.get(), Reading::Between | Reading::Head);
-        !(between && self.open.get() > 0) || now.saturating_duration_since(since) >= HALF_CLOSE
+        // hyper looks for more input before it lets the request that it has just read begin.
+        let busy = self.open.get() > 0 || self.heads.get() > self.requests.get();
+        !(between && busy) || now.saturating_duration_since(since) >= HALF_CLOSE
     }
 
     pub(super) fn input_ended(&self) -> bool {
@@ -267,6 +269,13 @@ impl ConnState {
     }
 
     // Reports of requests.
+
+    /// HTTP/2: an answer's bytes were taken from it, and it is not asked for more (or is again): the
+    /// client's window is full (or has room).
+    pub(super) fn answer_held(&self, held: bool) {
+        self.held.set(if held { self.held.get() + 1 } else { self.held.get().saturating_sub(1) });
+        self.held_since.set(self.now());
+    }
 
     /// An HTTP/1 request came out of hyper: the fault, where it stands for a refused head.
     pub(super) fn take_fault(&self) -> Option<Fault> {
@@ -317,9 +326,7 @@ impl ConnState {
             }
             return;
         }
-        if let Some(since) = self.eof.get()
-            && now.saturating_duration_since(since) >= HALF_CLOSE
-        {
+        if self.eof.get().is_some_and(|since| now.saturating_duration_since(since) >= HALF_CLOSE) {
             self.wake();
         }
         if let Some(since) = self.body_late.get() {
@@ -328,17 +335,22 @@ impl ConnState {
             }
             return;
         }
-        let idle = now.saturating_duration_since(self.last_byte.get()) >= self.timeouts.idle;
+        let idle = self.is_over(self.last_byte.get(), now);
         let uploading = self.upload.since.get().is_some();
         let drips = self.reading.get() == Reading::Sized && self.upload.drips(now);
         if self.waiting.get() > 0 && (drips || idle && uploading) {
             self.body_late.set(Some(now));
             self.wake();
-        } else if drips {
+        } else if drips || self.held.get() > 0 && self.is_over(self.held_since.get(), now) {
+            // Pings keep an HTTP/2 connection from being idle, but not a client from being stuck.
             self.condemn(Verdict::Drip);
         } else if idle && (self.waiting.get() == 0 || self.download.since.get().is_some()) {
             self.condemn(Verdict::Idle);
         }
+    }
+
+    fn is_over(&self, since: Instant, now: Instant) -> bool {
+        now.saturating_duration_since(since) >= self.timeouts.idle
     }
 
     fn condemn(&self, verdict: Verdict) {

@@ -217,13 +217,19 @@ fn connect_failed(call: &mut Call, endpoint: &Arc<Endpoint>, error: &ConnectErro
 }
 
 /// What the client is told whose own body failed, if it still listens.
-fn upload_failed(call: &Call, cause: &BoxError) -> ProxyError {
+fn upload_failed(call: &mut Call, cause: &BoxError) -> ProxyError {
     let state = &call.client.state;
     match cause.downcast_ref::<UploadError>() {
         Some(UploadError::TooLarge) => ProxyError::BodyTooLarge,
         _ if state.broken_body.get() => ProxyError::BadRequest("the request body breaks its framing"),
         _ if state.body_is_late() => ProxyError::RequestTimeout,
-        _ => ProxyError::BadRequest("the request body broke off"),
+        cause => {
+            if call.client.http2 && cause.is_some() {
+                // The stream was reset: nobody gets the answer.
+                call.ends(Outcome::Cancelled);
+            }
+            ProxyError::BadRequest("the request body broke off")
+        }
     }
 }
 

@@ -228,7 +228,8 @@ impl Io {
         buf.put_slice(&self.stash[self.taken..self.taken + step]);
         self.taken += step;
         if self.taken == self.stash.len() {
-            self.stash.clear();
+            // Freed, not kept: an idle connection must cost little.
+            self.stash = Vec::new();
             (self.taken, self.ready) = (0, 0);
         }
         true
@@ -237,14 +238,13 @@ impl Io {
     /// Leaves `Held` when the answer is known.
     fn settle_hold(&mut self) {
         match self.state.hold.get() {
-            Hold::Undecided => {}
+            // With a tunnel hyper is about to be dropped: what is stashed goes there.
+            Hold::Undecided | Hold::Tunnel => {}
             Hold::Http | Hold::None => {
                 self.state.hold.set(Hold::None);
                 self.mode = Mode::Head;
                 self.admit_stash();
             }
-            // hyper is about to be dropped: what is stashed goes to the tunnel.
-            Hold::Tunnel => {}
         }
     }
 
@@ -260,6 +260,7 @@ impl Io {
                 Mode::Broken => return Poll::Ready(Err(io::ErrorKind::InvalidData.into())),
                 Mode::Flooded => return Poll::Ready(Ok(())),
                 Mode::Refused => return Poll::Pending,
+                // Whoever settles the hold wakes the connection.
                 Mode::Held if self.stash.len() > self.ready => return Poll::Pending,
                 Mode::Head if self.state.head_is_late() => {
                     self.refuse(Fault::Slow);

@@ -15,7 +15,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::call::Call;
-use super::conn::{ConnState, Reading, Timeouts, Verdict};
+use super::conn::{ConnState, Reading, Timeouts};
 use super::context::{ListenerState, ProxyContext};
 use super::error::Fault;
 use super::headers::Peer;
@@ -208,12 +208,12 @@ async fn run_http2(io: Io, client: &Rc<Client>) {
     let mut leaving = false;
     let ended = std::future::poll_fn(|cx| {
         state.park(cx);
-        if !leaving && (client.context.is_draining() || state.verdict() == Some(Verdict::Idle)) {
+        if !leaving && (client.context.is_draining() || state.verdict().is_some()) {
             leaving = true;
             connection.as_mut().graceful_shutdown();
         }
-        if state.verdict().is_some() && !state.is_busy() || state.verdict() == Some(Verdict::Drip) {
-            // One more poll, so that GOAWAY goes out.
+        if state.verdict().is_some() {
+            // One more poll, so that GOAWAY goes out; streams that are open end with the connection.
             let _ = connection.as_mut().poll(cx);
             return Poll::Ready(None);
         }

@@ -43,9 +43,8 @@ pub(super) fn check(parts: &Parts, limits: &Limits) -> Result<Checked, ProxyErro
         check_h2(&parts.headers)?;
     }
     let (authority, host) = authority(parts, http2)?;
-    if let Some(expect) = parts.headers.get(EXPECT)
-        && !expect.as_bytes().eq_ignore_ascii_case(b"100-continue")
-    {
+    let expect = parts.headers.get(EXPECT);
+    if expect.is_some_and(|expect| !expect.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
         return bad("an expectation other than 100-continue");
     }
     if let (Some(max), Some(length)) = (limits.max_body, parts.headers.get(CONTENT_LENGTH)) {
@@ -101,15 +100,12 @@ fn authority(parts: &Parts, http2: bool) -> Result<(HeaderValue, String), ProxyE
     let named = parts.uri.authority();
     let text = match (named, header) {
         (Some(named), header) => {
-            if let (true, Some(header)) = (http2, header)
-                && !header.as_bytes().eq_ignore_ascii_case(named.as_str().as_bytes())
-            {
+            let same =
+                |header: &HeaderValue| header.as_bytes().eq_ignore_ascii_case(named.as_str().as_bytes());
+            if http2 && header.is_some_and(|header| !same(header)) {
                 return bad("Host differs from :authority");
             }
-            if let Some(scheme) = parts.uri.scheme_str()
-                && scheme != "http"
-                && scheme != "https"
-            {
+            if parts.uri.scheme_str().is_some_and(|scheme| !matches!(scheme, "http" | "https")) {
                 return bad("a target of a scheme that is not HTTP");
             }
             named.as_str()

@@ -13,6 +13,7 @@ pub(super) const X_ZOOGATE_ERROR: HeaderName = HeaderName::from_static("x-zoogat
 
 /// How an error is to be told.
 #[derive(Debug, Clone, Copy)]
+#[expect(clippy::struct_excessive_bools, reason = "four questions, each answered yes or no")]
 pub(super) struct Manner {
     /// As a trailers-only answer.
     pub(super) grpc: bool,

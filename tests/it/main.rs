@@ -12,6 +12,11 @@
 mod support;
 
 mod directory;
+mod wire_h2;
+mod wire_http1;
+mod wire_refusals;
+mod wire_support;
+mod wire_tunnel;
 mod zookeeper;
 mod zookeeper_faults;
 mod zookeeper_register;
