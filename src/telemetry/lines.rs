@@ -55,12 +55,13 @@ impl LineSink {
         Ok(Self { queue, dropped })
     }
 
-    /// Hands over one line, its newline included. Never blocks: a full queue drops and counts it.
+    /// Hands over one line or several, their newlines included. Never blocks: a full queue drops and counts them.
     pub fn line(&self, line: Vec<u8>) {
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
-            self.queue.try_send(Message::Line(line))
+        if let Err(
+            TrySendError::Full(Message::Line(lost)) | TrySendError::Disconnected(Message::Line(lost)),
+        ) = self.queue.try_send(Message::Line(line))
         {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+            self.dropped.fetch_add(count(&lost), Ordering::Relaxed);
         }
     }
 
@@ -107,8 +108,8 @@ impl Output {
             while let Some(message) = next {
                 match message {
                     Message::Line(line) => {
+                        lines += count(&line);
                         batch.extend_from_slice(&line);
-                        lines += 1;
                     }
                     Message::Reopen => {
                         self.write(&mut batch, &mut lines, lost);
@@ -150,6 +151,10 @@ impl Output {
     }
 }
 
+fn count(lines: &[u8]) -> u64 {
+    memchr::memchr_iter(b'\n', lines).count() as u64
+}
+
 fn append(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).open(path)
 }
@@ -172,7 +177,7 @@ mod tests {
         sink.reopen();
         sink.line(b"after\n".to_vec());
         sink.flush(Duration::from_secs(10));
-        let old: String = (0..100).map(|i| format!("{i}\n")).collect();
+        let old = (0..100).fold(String::new(), |old, i| old + &format!("{i}\n"));
         assert_eq!(std::fs::read_to_string(dir.join("access.log.1")).unwrap(), old);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "after\n");
         assert_eq!(sink.dropped(), 0);

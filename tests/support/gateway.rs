@@ -163,7 +163,8 @@ impl Gateway {
     pub fn instances(&self, service: &str, ids: &[&str]) {
         wait_for(&format!("{service} = {ids:?}"), || {
             let view = self.json(&format!("/api/services/{service}"));
-            let found: Vec<_> = view["instances"].as_array()?.iter().filter_map(|i| i["id"].as_str()).collect();
+            let found: Vec<_> =
+                view["instances"].as_array()?.iter().filter_map(|i| i["id"].as_str()).collect();
             (found == ids).then_some(())
         });
     }
