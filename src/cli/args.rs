@@ -1,6 +1,6 @@
 //! The command line as data: every command, its flags and its help. Usage errors end in exit code 2.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -8,7 +8,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand};
 use http::{HeaderName, HeaderValue, Method};
 
 use crate::config::check_registry_path;
-use crate::model::{Address, FormatName, Host};
+use crate::model::{Address, FormatName};
 
 /// A gateway in front of services that announce themselves in Apache ZooKeeper.
 #[derive(Debug, Parser)]
@@ -153,7 +153,7 @@ pub struct RegisterArgs {
     #[arg(long, value_name = "PATH", value_parser = parse_path)]
     pub path: String,
     /// The address to announce; an IPv6 one in brackets
-    #[arg(long, value_name = "HOST:PORT", value_parser = parse_address)]
+    #[arg(long, value_name = "HOST:PORT")]
     pub address: Address,
     /// How the registration is written
     #[arg(long, value_name = "FORMAT", default_value = "plain", value_parser = formats())]
@@ -227,24 +227,6 @@ pub struct SampleInstanceArgs {
 fn parse_path(text: &str) -> Result<String, String> {
     check_registry_path(text)?;
     if text == "/" { Err("the root is no service".to_owned()) } else { Ok(text.to_owned()) }
-}
-
-/// `host:port`, or `[v6]:port`.
-fn parse_address(text: &str) -> Result<Address, String> {
-    const ACCEPTED: &str = "accepted: HOST:PORT, such as 10.0.0.7:8080, orders.internal:8080 or [::1]:8080";
-    let (host, port) = text.rsplit_once(':').ok_or(ACCEPTED)?;
-    let port =
-        port.parse::<u16>().ok().filter(|port| *port > 0).ok_or("the port is none, from 1 to 65535")?;
-    let host = if let Some(v6) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-        Host::Ip(v6.parse::<Ipv6Addr>().map_err(|_| ACCEPTED)?.into())
-    } else if let Ok(v4) = host.parse::<Ipv4Addr>() {
-        Host::Ip(v4.into())
-    } else if !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
-        Host::Name(host.into())
-    } else {
-        return Err(ACCEPTED.to_owned());
-    };
-    Ok(Address { host, port })
 }
 
 /// The formats as clap's possible values: the help and the completions list them.

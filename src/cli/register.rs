@@ -10,8 +10,8 @@ use tokio::process::Command;
 
 use super::args::RegisterArgs;
 use super::run::{Signals, start_log};
-use crate::config::plan::{LogLevel, LogPlan, RegistryPlan};
-use crate::model::{FormatName, Incarnation, Instance, InstanceId};
+use crate::config::plan::{LogLevel, LogPlan};
+use crate::model::{FormatName, Instance};
 use crate::registry::directory::{DirectoryRegistration, register_in_directory};
 use crate::registry::format::encode;
 use crate::registry::zookeeper::{ConnectOptions, RegisterOptions, Registration};
@@ -60,13 +60,9 @@ impl Held {
                     .with_context(|| format!("cannot register {path}/{node} under {}", root.display()))?,
             )),
             RegistrationTarget::ZooKeeper(connect) => {
-                let connect = ConnectOptions {
-                    connect: connect.clone(),
-                    session_timeout: RegistryPlan::DEFAULT_SESSION_TIMEOUT,
-                    auth: Vec::new(),
-                };
-                let (path, node) = (path.to_owned(), node.to_owned());
-                let options = RegisterOptions { connect, path, node, data, give_up: PATIENCE };
+                let connect = ConnectOptions::new(connect);
+                let options =
+                    RegisterOptions { give_up: PATIENCE, ..RegisterOptions::new(connect, path, node, data) };
                 Ok(Self::ZooKeeper(Registration::start(options).await?))
             }
         }
@@ -105,18 +101,8 @@ async fn register(args: RegisterArgs) -> anyhow::Result<ExitCode> {
         FormatName::NameAddr => address.clone(),
         _ => args.id.clone().unwrap_or_else(|| address.clone()),
     };
-    let instance = Instance {
-        id: InstanceId { name: node.as_str().into(), incarnation: Incarnation::default() },
-        address: args.address,
-        scheme: None,
-        tls: None,
-        weight: args.weight.unwrap_or_else(|| args.format.default_weight()),
-        enabled: true,
-        zone: None,
-        role: None,
-        registered_ms: None,
-        metadata: std::collections::BTreeMap::new(),
-    };
+    let mut instance = Instance::new(node.as_str().into(), args.address);
+    instance.weight = args.weight.unwrap_or_else(|| args.format.default_weight());
     let service = args.path.rsplit('/').next().unwrap_or_default();
     let data = encode(args.format, service, &instance);
     let held = tokio::select! {

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
 use std::sync::Arc;
 
 /// Where an instance listens: an IP literal or a name to be resolved when it is dialled.
@@ -42,6 +43,42 @@ impl fmt::Display for Address {
     }
 }
 
+/// A text that is no address.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}; accepted: HOST:PORT, such as 10.0.0.7:8080, orders.internal:8080 or [::1]:8080")]
+pub struct InvalidAddress(&'static str);
+
+impl FromStr for Address {
+    type Err = InvalidAddress;
+
+    /// `host:port`, or `[v6]:port`.
+    fn from_str(text: &str) -> Result<Self, InvalidAddress> {
+        let (host, port) = text.rsplit_once(':').ok_or(InvalidAddress("there is no port"))?;
+        let digits = port.bytes().all(|b| b.is_ascii_digit());
+        let port = port.parse().ok().filter(|port| digits && *port > 0);
+        let port = port.ok_or(InvalidAddress("the port is none, from 1 to 65535"))?;
+        let host = if let Some(v6) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            Host::Ip(
+                v6.parse::<Ipv6Addr>().map_err(|_| InvalidAddress("the host is no IPv6 address"))?.into(),
+            )
+        } else if let Ok(v4) = host.parse::<Ipv4Addr>() {
+            Host::Ip(v4.into())
+        } else if !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
+            Host::Name(host.into())
+        } else {
+            return Err(InvalidAddress("the host is none"));
+        };
+        Ok(Self { host, port })
+    }
+}
+
+impl From<SocketAddr> for Address {
+    /// What a socket is bound to. Port 0 is nobody's address: ask the socket after it is bound.
+    fn from(address: SocketAddr) -> Self {
+        Self { host: Host::Ip(address.ip()), port: address.port() }
+    }
+}
+
 /// Tells a node from another of the same name: two numbers that the registry never repeats for it.
 ///
 /// In ZooKeeper the creation zxid (and 0), in a directory the inode and the birth time in ns.
@@ -55,6 +92,13 @@ pub struct InstanceId {
     pub name: Arc<str>,
     /// Which node of that name.
     pub incarnation: Incarnation,
+}
+
+impl From<&str> for InstanceId {
+    /// By its node's name alone: who registers does not know the incarnation yet.
+    fn from(name: &str) -> Self {
+        Self { name: name.into(), incarnation: Incarnation::default() }
+    }
 }
 
 /// What an instance is within a replicated service.
@@ -89,4 +133,41 @@ pub struct Instance {
     pub registered_ms: Option<u64>,
     /// Everything else the payload holds, as text.
     pub metadata: BTreeMap<Box<str>, Box<str>>,
+}
+
+impl Instance {
+    /// An instance that says no more than where it listens: of weight 1, and wanting traffic.
+    pub fn new(id: InstanceId, address: Address) -> Self {
+        Self {
+            id,
+            address,
+            scheme: None,
+            tls: None,
+            weight: 1.0,
+            enabled: true,
+            zone: None,
+            role: None,
+            registered_ms: None,
+            metadata: BTreeMap::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_read_as_it_is_shown() {
+        for text in ["10.0.0.7:8080", "orders.internal:80", "[2001:db8::1]:65535", "a_b-c:1"] {
+            assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
+        }
+        for bad in [
+            "", "a", ":80", "a:", "a:0", "a:65536", "a:+1", "::1:80", "[::1:80", "[a]:80", "a b:80", "a/b:80",
+        ] {
+            assert!(bad.parse::<Address>().is_err(), "{bad:?}");
+        }
+        let bound: SocketAddr = "[::1]:80".parse().unwrap();
+        assert_eq!(Address::from(bound).to_string(), bound.to_string());
+    }
 }

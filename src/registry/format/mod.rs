@@ -61,18 +61,8 @@ impl<'a> Node<'a> {
 
     /// An instance that says no more than where it listens.
     fn instance(&self, address: Address) -> Instance {
-        Instance {
-            id: InstanceId { name: Arc::from(self.name()), incarnation: self.incarnation },
-            address,
-            scheme: None,
-            tls: None,
-            weight: 1.0,
-            enabled: true,
-            zone: None,
-            role: None,
-            registered_ms: None,
-            metadata: BTreeMap::new(),
-        }
+        let id = InstanceId { name: Arc::from(self.name()), incarnation: self.incarnation };
+        Instance::new(id, address)
     }
 }
 

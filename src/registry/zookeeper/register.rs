@@ -97,6 +97,19 @@ const RELEASE: Duration = Duration::from_secs(4);
 /// A request's deadline.
 const DEADLINE: Duration = Duration::from_secs(4);
 
+impl RegisterOptions {
+    /// A node below a directory, with ten seconds for the first success.
+    pub fn new(
+        connect: ConnectOptions,
+        path: impl Into<String>,
+        node: impl Into<String>,
+        data: impl Into<Vec<u8>>,
+    ) -> Self {
+        let (path, node, data) = (path.into(), node.into(), data.into());
+        Self { connect, path, node, data, give_up: Duration::from_secs(10) }
+    }
+}
+
 impl Registration {
     /// Registers, and returns once the node is there.
     pub async fn start(options: RegisterOptions) -> Result<Self, RegisterError> {

@@ -57,6 +57,14 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(900);
 
 impl ConnectOptions {
+    /// The session timeout of [`ConnectOptions::new`].
+    pub const SESSION_TIMEOUT: Duration = Duration::from_secs(10);
+
+    /// To `host:port,host:port/chroot`, without credentials.
+    pub fn new(connect: impl Into<String>) -> Self {
+        Self { connect: connect.into(), session_timeout: Self::SESSION_TIMEOUT, auth: Vec::new() }
+    }
+
     /// The hosts without the chroot, for messages.
     pub(super) fn hosts(&self) -> &str {
         self.split().0
