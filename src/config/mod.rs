@@ -8,6 +8,7 @@
 
 use std::cell::RefCell;
 use std::path::Path;
+use std::str::FromStr;
 
 mod balance;
 mod document;
@@ -68,6 +69,16 @@ pub fn parse(
     match plan {
         Some(plan) if found.is_empty() => Ok(plan),
         _ => Err(ConfigErrors::locate(label, text, found)),
+    }
+}
+
+impl FromStr for Plan {
+    type Err = ConfigErrors;
+
+    /// A configuration that a program holds as text: checked like a file, with the process's environment. Relative
+    /// paths count from the working directory.
+    fn from_str(text: &str) -> Result<Self, ConfigErrors> {
+        parse(text, Path::new(""), |name| std::env::var(name).ok(), "configuration")
     }
 }
 

@@ -10,7 +10,7 @@ use ipnet::{IpNet, Ipv4Net};
 
 use crate::model::{BalanceSpec, FormatChoice, Protocol, RegistryName, ServiceName};
 
-/// Everything a gateway needs to know. Made only by [`super::load`] and by hand in embedding code.
+/// Everything a gateway needs to know. Made by [`super::load`] from a file, by `text.parse()` from a text, or by hand.
 ///
 /// The `Default`s here are the file's: what holds when a key is left out.
 #[derive(Debug, Clone, PartialEq, Default)]

@@ -155,6 +155,12 @@ impl Running {
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The address in use of one listener, by its name.
+    pub fn address(&self, listener: &str) -> Option<SocketAddr> {
+        let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        listeners.iter().find(|known| known.name == listener).map(|known| known.address)
+    }
+
     /// The routing table.
     pub fn table(&self) -> &TableReader {
         &self.reader
