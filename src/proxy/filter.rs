@@ -25,6 +25,10 @@ use super::forward::forward;
 /// Its error may be a [`ProxyError`], which is answered as such; any other is answered as `internal`.
 pub type FilterService = UnsyncBoxService<Request<Body>, Response<Body>, BoxError>;
 
+/// What a filter's `call` may return, and what the next one's does: a filter that only looks, or answers itself, needs
+/// no future of its own. Stays on the worker's thread.
+pub type FilterFuture = Pin<Box<dyn Future<Output = Result<Response<Body>, BoxError>>>>;
+
 type Wrap = dyn Fn(FilterService) -> FilterService + Send + Sync;
 
 /// The filters of a gateway, the first outermost. Each worker builds its own chain of them.
@@ -172,7 +176,7 @@ struct Innermost(Rc<RefCell<Parked>>);
 impl Service<Request<Body>> for Innermost {
     type Response = Response<Body>;
     type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, BoxError>>>>;
+    type Future = FilterFuture;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         Poll::Ready(Ok(()))

@@ -35,5 +35,5 @@ pub use body::{Body, BoxError};
 pub use clock::TICK;
 pub use context::{ListenerState, ProxyContext, Shared};
 pub use error::{Blame, ProxyError};
-pub use filter::{FilterService, Filters};
+pub use filter::{FilterFuture, FilterService, Filters};
 pub use listener::serve;
