@@ -12,6 +12,7 @@
 mod support;
 
 mod directory;
+mod examples;
 mod wire_h2;
 mod wire_http1;
 mod wire_refusals;

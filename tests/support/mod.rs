@@ -1,5 +1,6 @@
 //! What integration tests share: real servers, a proxy that breaks connections, a simulated directory.
 
+pub mod example;
 pub mod fault;
 pub mod gateway;
 pub mod http;
