@@ -82,12 +82,8 @@ impl RegistryStatus {
         status.settle();
         if changed {
             let reason = reason.unwrap_or("the registry answers again");
-            match trust {
-                Trust::Live => tracing::info!(%registry, %base, "current again"),
-                Trust::Stale => {
-                    tracing::warn!(%registry, %base, reason, "stale: the last known instances serve");
-                }
-            }
+            // The registry has told its own trouble, once: a line for each of its services would bury that one.
+            tracing::debug!(%registry, %base, ?trust, reason, "trust changed");
         }
     }
 }

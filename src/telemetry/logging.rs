@@ -4,7 +4,10 @@ use std::io;
 use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use super::{LineSink, LineTarget};
 
@@ -44,12 +47,20 @@ pub fn init_logging(level: LevelFilter, format: LogFormat) -> io::Result<Logs> {
         .with_writer(Lines(sink.clone()))
         .with_target(false)
         .with_ansi(false);
+    let filter = filter(level);
     // A test or an embedding program may have set its own subscriber: theirs stays.
     let _ = match format {
-        LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+        LogFormat::Text => builder.finish().with(filter).try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).finish().with(filter).try_init(),
     };
     Ok(Logs { sink })
+}
+
+/// Libraries have their say from `debug` on: above it, what they meet is told in our words, once, by whoever
+/// uses them.
+fn filter(level: LevelFilter) -> Targets {
+    let others = if level >= LevelFilter::DEBUG { level } else { LevelFilter::OFF };
+    Targets::new().with_default(others).with_target(env!("CARGO_CRATE_NAME"), level)
 }
 
 struct Lines(LineSink);
@@ -81,5 +92,21 @@ impl Drop for Line<'_> {
         if !self.text.is_empty() {
             self.sink.line(std::mem::take(&mut self.text));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+
+    use super::*;
+
+    #[test]
+    fn libraries_are_silent_above_debug() {
+        let info = filter(LevelFilter::INFO);
+        assert!(info.would_enable("zoogate::gateway", &Level::INFO));
+        assert!(!info.would_enable("zoogate::gateway", &Level::DEBUG));
+        assert!(!info.would_enable("some_client", &Level::ERROR));
+        assert!(filter(LevelFilter::DEBUG).would_enable("some_client", &Level::DEBUG));
     }
 }
