@@ -17,12 +17,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Runs the gateway of a configuration file.
 pub(super) fn run(config: &Path) -> anyhow::Result<ExitCode> {
-    let plan = match config::load(config) {
+    let plan = match super::load(config) {
         Ok(plan) => plan,
-        Err(errors) => {
-            eprint!("{errors}");
-            return Ok(ExitCode::FAILURE);
-        }
+        Err(code) => return Ok(code),
     };
     let _logs = start_log(&plan.log)?;
     super::runtime()?.block_on(serve(config, plan))?;
