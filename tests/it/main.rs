@@ -11,6 +11,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod commands;
 mod directory;
 mod examples;
 mod wire_h2;

@@ -96,8 +96,37 @@ pub struct Gateway {
     pub log: Lines,
     pub out: Lines,
     pub admin: SocketAddr,
-    _scratch: Scratch,
+    scratch: Scratch,
 }
+
+/// A directory registry in `./services`, and a listener `public`: what most tests begin with.
+pub const LOCAL: &str = "\
+[gateway]
+workers = 1
+[registries.local]
+kind = \"directory\"
+path = \"services\"
+[[listeners]]
+name = \"public\"
+listen = \"127.0.0.1:0\"
+";
+
+/// `LOCAL`, a service `orders` and a route of everything to it.
+pub const ORDERS: &str = "\
+[gateway]
+workers = 1
+[registries.local]
+kind = \"directory\"
+path = \"services\"
+[[listeners]]
+name = \"public\"
+listen = \"127.0.0.1:0\"
+[services.orders]
+path = \"/orders\"
+[[routes]]
+path = \"/*\"
+service = \"orders\"
+";
 
 impl Gateway {
     /// Runs a configuration: `[admin]` on a free port is put before it; its listeners should end in `:0`.
@@ -115,7 +144,34 @@ impl Gateway {
         let log = Lines::of(child.stderr.take().unwrap());
         let out = Lines::of(child.stdout.take().unwrap());
         let admin = log.find("admin address", |line| address_in(line, "admin listening"));
-        Self { child, config, log, out, admin, _scratch: scratch }
+        Self { child, config, log, out, admin, scratch }
+    }
+
+    /// The folder of its configuration file.
+    pub fn folder(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    /// Writes a registration into the directory registry `services`; `node` as `orders/a`.
+    pub fn register(&self, node: &str, payload: impl std::fmt::Display) {
+        self.scratch.write(&format!("services/{node}"), &payload.to_string());
+    }
+
+    pub fn withdraw(&self, node: &str) {
+        std::fs::remove_file(self.folder().join("services").join(node)).unwrap();
+    }
+
+    /// A GET of the listener `public`.
+    pub fn get(&self, path: &str) -> Answer {
+        http::get(self.listener("public"), path)
+    }
+
+    /// Waits until an instance has this state.
+    pub fn state(&self, service: &str, id: &str, state: &str) {
+        wait_for(&format!("{service}/{id} is {state}"), || {
+            let view = self.json(&format!("/api/services/{service}"));
+            view["instances"].as_array()?.iter().find(|i| i["id"] == id && i["state"] == state).map(drop)
+        });
     }
 
     /// The address of a listener.
@@ -130,9 +186,7 @@ impl Gateway {
 
     /// Replaces the configuration file and asks for a reload.
     pub fn reload(&self, config: &str) {
-        let temporary = self.config.with_extension("new");
-        std::fs::write(&temporary, with_admin(config)).unwrap();
-        std::fs::rename(&temporary, &self.config).unwrap();
+        self.scratch.write("zoogate.toml", &with_admin(config));
         self.signal("HUP");
     }
 

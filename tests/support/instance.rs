@@ -1,10 +1,16 @@
 //! Instances that record what reaches them, and die when they are told.
+//!
+//! What one answers depends on the path: its name, or for `/bytes/N` and `/chunks/N` that many bytes, for `/measure`
+//! length and CRC of the request's body, for `/echo` the body, for `/status/N` that status, for `/break` nothing.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
+
+/// Bodies up to this are kept as they are; of longer ones the beginning.
+const KEPT: usize = 1 << 20;
 
 /// One request as an instance saw it.
 #[derive(Debug, Clone)]
@@ -13,12 +19,20 @@ pub struct Seen {
     pub line: String,
     /// Names in lower case.
     pub headers: Vec<(String, String)>,
+    /// Without the chunks' framing.
     pub body: Vec<u8>,
+    /// All of it, however much `body` keeps.
+    pub length: u64,
+    pub crc: u32,
 }
 
 impl Seen {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+
+    pub fn path(&self) -> &str {
+        self.line.split(' ').nth(1).unwrap_or("")
     }
 }
 
@@ -35,6 +49,7 @@ struct Shared {
     seen: Mutex<Vec<Seen>>,
     open: Mutex<Vec<TcpStream>>,
     delay: Mutex<Duration>,
+    held: (Mutex<bool>, Condvar),
 }
 
 impl Instance {
@@ -56,8 +71,19 @@ impl Instance {
         *self.shared.delay.lock().unwrap() = delay;
     }
 
+    /// Keeps every answer back until told otherwise. Requests count as seen meanwhile.
+    pub fn hold(&self, held: bool) {
+        *self.shared.held.0.lock().unwrap() = held;
+        self.shared.held.1.notify_all();
+    }
+
     pub fn seen(&self) -> Vec<Seen> {
         self.shared.seen.lock().unwrap().clone()
+    }
+
+    /// The last request.
+    pub fn last(&self) -> Seen {
+        self.shared.seen.lock().unwrap().last().expect("a request has come").clone()
     }
 
     pub fn count(&self) -> usize {
@@ -67,6 +93,7 @@ impl Instance {
     /// Dies like a killed process: the port refuses, connections are cut.
     pub fn kill(&self) {
         self.shared.dead.store(true, Ordering::SeqCst);
+        self.hold(false);
         // Wakes the accept loop, which then closes the listener.
         let _ = TcpStream::connect(self.address);
         for stream in self.shared.open.lock().unwrap().drain(..) {
@@ -80,8 +107,15 @@ impl Instance {
 
 impl Drop for Instance {
     fn drop(&mut self) {
-        self.kill();
+        if !self.shared.dead.load(Ordering::SeqCst) {
+            self.kill();
+        }
     }
+}
+
+/// `count` bytes that hardly repeat, so that a lost or doubled piece shows in the CRC.
+pub fn pattern(count: usize) -> Vec<u8> {
+    (0..count).map(|i| (i ^ (i >> 8) ^ (i >> 16).wrapping_mul(31)) as u8).collect()
 }
 
 fn accept(listener: &TcpListener, name: &str, shared: &Arc<Shared>) {
@@ -93,41 +127,120 @@ fn accept(listener: &TcpListener, name: &str, shared: &Arc<Shared>) {
         let _ = stream.set_nodelay(true);
         shared.open.lock().unwrap().push(stream.try_clone().unwrap());
         let (name, shared) = (name.to_owned(), Arc::clone(shared));
-        std::thread::spawn(move || while serve(&stream, &name, &shared).is_some() {});
+        std::thread::spawn(move || {
+            let mut reader = BufReader::with_capacity(64 * 1024, stream.try_clone().unwrap());
+            while serve(&mut reader, &stream, &name, &shared).is_some() {}
+            // The clone that is kept for the kill holds the descriptor open.
+            let _ = stream.shutdown(Shutdown::Both);
+        });
     }
 }
 
 /// One request and its answer; `None` when the connection is over.
-fn serve(mut stream: &TcpStream, name: &str, shared: &Shared) -> Option<()> {
-    let mut head = Vec::new();
-    let mut byte = [0];
-    while !head.ends_with(b"\r\n\r\n") {
-        if stream.read(&mut byte).ok()? == 0 {
+fn serve(
+    reader: &mut BufReader<TcpStream>,
+    mut stream: &TcpStream,
+    name: &str,
+    shared: &Shared,
+) -> Option<()> {
+    let line = read_line(reader)?;
+    let at = Instant::now();
+    let mut headers: Vec<(String, String)> = Vec::new();
+    loop {
+        let line = read_line(reader)?;
+        if line.is_empty() {
+            break;
+        }
+        let (name, value) = line.split_once(':')?;
+        headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+    }
+    let mut seen = Seen { at, line, headers, body: Vec::new(), length: 0, crc: 0 };
+    if seen.header("expect").is_some() {
+        stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").ok()?;
+    }
+    read_body(reader, &mut seen)?;
+    shared.seen.lock().unwrap().push(seen.clone());
+    std::thread::sleep(*shared.delay.lock().unwrap());
+    let held = shared.held.0.lock().unwrap();
+    drop(shared.held.1.wait_while(held, |held| *held).unwrap());
+    answer(stream, name, &seen)
+}
+
+fn answer(mut stream: &TcpStream, name: &str, seen: &Seen) -> Option<()> {
+    let path = seen.path().split('?').next().unwrap_or_default();
+    let number = || path.rsplit('/').next().and_then(|n| n.parse::<usize>().ok());
+    let mut status = 200;
+    let body = match path.split('/').nth(1).unwrap_or_default() {
+        "break" => return None,
+        "bytes" | "chunks" => pattern(number()?),
+        "measure" => format!("{} {:08x}", seen.length, seen.crc).into_bytes(),
+        "echo" => seen.body.clone(),
+        "status" => {
+            status = number()?;
+            name.as_bytes().to_vec()
+        }
+        _ => name.as_bytes().to_vec(),
+    };
+    let chunked = path.starts_with("/chunks/");
+    let framing =
+        if chunked { "transfer-encoding: chunked".into() } else { format!("content-length: {}", body.len()) };
+    let head = format!("HTTP/1.1 {status} Whatever\r\nx-instance: {name}\r\n{framing}\r\n\r\n");
+    let mut out = head.into_bytes();
+    if seen.line.starts_with("HEAD ") {
+        return stream.write_all(&out).ok();
+    }
+    if chunked {
+        for chunk in body.chunks(10_000) {
+            out.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+            out.extend_from_slice(chunk);
+            out.extend_from_slice(b"\r\n");
+        }
+        out.extend_from_slice(b"0\r\n\r\n");
+    } else {
+        out.extend_from_slice(&body);
+    }
+    stream.write_all(&out).ok()
+}
+
+fn read_body(reader: &mut BufReader<TcpStream>, seen: &mut Seen) -> Option<()> {
+    if seen.header("transfer-encoding").is_some() {
+        loop {
+            let size = usize::from_str_radix(read_line(reader)?.split(';').next()?, 16).ok()?;
+            if size == 0 {
+                while !read_line(reader)?.is_empty() {}
+                return Some(());
+            }
+            take(reader, size, seen)?;
+            read_line(reader)?;
+        }
+    }
+    let length = seen.header("content-length").and_then(|l| l.parse().ok()).unwrap_or(0);
+    take(reader, length, seen)
+}
+
+fn take(reader: &mut BufReader<TcpStream>, mut count: usize, seen: &mut Seen) -> Option<()> {
+    let mut crc = crc32fast::Hasher::new_with_initial_len(seen.crc, seen.length);
+    while count > 0 {
+        let chunk = reader.fill_buf().ok()?;
+        let part = &chunk[..chunk.len().min(count)];
+        if part.is_empty() {
             return None;
         }
-        head.push(byte[0]);
+        crc.update(part);
+        let room = KEPT.saturating_sub(seen.body.len()).min(part.len());
+        seen.body.extend_from_slice(&part[..room]);
+        let used = part.len();
+        seen.length += used as u64;
+        count -= used;
+        reader.consume(used);
     }
-    let at = Instant::now();
-    let text = String::from_utf8_lossy(&head).into_owned();
-    let mut lines = text.split("\r\n");
-    let line = lines.next()?.to_owned();
-    let headers: Vec<(String, String)> = lines
-        .filter_map(|l| l.split_once(':'))
-        .map(|(n, v)| (n.to_ascii_lowercase(), v.trim().to_owned()))
-        .collect();
-    let header = |name: &str| headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
-    let mut body = vec![0; header("content-length").and_then(|l| l.parse().ok()).unwrap_or(0)];
-    stream.read_exact(&mut body).ok()?;
-    if header("transfer-encoding").is_some() {
-        while !body.ends_with(b"0\r\n\r\n") {
-            stream.read_exact(&mut byte).ok()?;
-            body.push(byte[0]);
-        }
-    }
-    let bodiless = line.starts_with("HEAD ");
-    shared.seen.lock().unwrap().push(Seen { at, line, headers, body });
-    std::thread::sleep(*shared.delay.lock().unwrap());
-    let payload = if bodiless { "" } else { name };
-    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{payload}", name.len());
-    stream.write_all(answer.as_bytes()).ok()
+    seen.crc = crc.finalize();
+    Some(())
+}
+
+fn read_line(reader: &mut impl BufRead) -> Option<String> {
+    let mut line = Vec::new();
+    reader.take(64 * 1024).read_until(b'\n', &mut line).ok()?;
+    let line = line.strip_suffix(b"\r\n")?;
+    Some(String::from_utf8_lossy(line).into_owned())
 }
