@@ -1,8 +1,9 @@
 //! From discovery to the table: one task that owns the only writer.
 //!
-//! Removals are published the moment they are handled; a burst of additions is gathered for a few milliseconds.
+//! Removals are published the moment they are handled. So are additions, unless they come in a burst: then they are
+//! gathered for a few milliseconds.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,12 +14,12 @@ use super::registries::{Registries, RegistryChange};
 use super::status::RegistryStatus;
 use crate::balance::BalancerFactory;
 use crate::config::plan::Plan;
-use crate::model::{Membership, RegistryName, ServiceName};
+use crate::model::{Membership, ServiceName, Trust};
 use crate::registry::Change;
 use crate::table::{TableConfig, TableWriter};
 use crate::telemetry::Metrics;
 
-/// How long additions wait for more of them.
+/// The least time between two tables that hold nothing but additions.
 const GATHER: Duration = Duration::from_millis(3);
 /// Changes applied before a publication at the most, so that a flood is seen while it lasts.
 const BATCH: usize = 4096;
@@ -51,7 +52,7 @@ impl Pump {
         let mut sweep = tokio::time::interval(SWEEP);
         let mut pending = Pending::default();
         loop {
-            let gathered = pending.since.map(|since| tokio::time::Instant::from_std(since + GATHER));
+            let gathered = pending.due.map(tokio::time::Instant::from_std);
             tokio::select! {
                 biased;
                 order = orders.recv() => match order {
@@ -61,7 +62,9 @@ impl Pump {
                     }
                     None => return,
                 },
-                Some(change) = changes.recv() => self.take(change, &mut changes, &mut pending),
+                Some(change) = changes.recv() => {
+                    self.take(change, &mut changes, &registries, &mut pending);
+                }
                 () = sleep_until(gathered) => self.publish(&mut pending),
                 _ = sweep.tick() => {
                     self.writer.sweep();
@@ -71,58 +74,91 @@ impl Pump {
     }
 
     fn configure(&mut self, plan: &Plan, registries: &mut Registries, pending: &mut Pending) {
-        self.status.keep(plan);
         let mut config = TableConfig::new(plan, &self.own);
         config.balancers.clone_from(&self.balancers);
         for (service, membership) in self.writer.configure(config) {
             self.count(&service, &membership);
         }
+        let begun = registries.configure(plan, &self.own);
+        self.status.keep(plan, &begun);
+        pending.first_listings.retain(|catalog, _| plan.catalogs.iter().any(|c| c.name == *catalog));
+        for (_, base) in begun.bases {
+            let reason = "not listed since the configuration was read";
+            self.writer.unsure(&base.name, reason);
+            if base.catalog {
+                pending.first_listings.insert(base.name, HashSet::new());
+            }
+        }
         self.publish(pending);
-        registries.configure(plan, &self.own);
     }
 
     fn take(
         &mut self,
         first: RegistryChange,
         more: &mut mpsc::Receiver<RegistryChange>,
+        registries: &Registries,
         pending: &mut Pending,
     ) {
         let mut next = Some(first);
-        for _ in 0..BATCH {
-            let Some((registry, change)) = next else { break };
-            self.apply(&registry, change, pending);
+        let mut applied = 0;
+        while let Some(from) = next {
+            if registries.is_current(&from) {
+                self.apply(from, pending);
+            }
             if self.writer.has_removals() {
                 // Nobody may pick what left any longer than it takes to say so.
                 self.publish(pending);
             }
-            next = more.try_recv().ok();
+            applied += 1;
+            next = if applied < BATCH { more.try_recv().ok() } else { None };
         }
-        if let Some((registry, change)) = next {
-            self.apply(&registry, change, pending);
+        if !self.writer.has_changes() && pending.received.is_empty() {
+            return;
         }
-        if self.writer.has_changes() || !pending.received.is_empty() {
-            pending.since.get_or_insert_with(Instant::now);
+        let now = Instant::now();
+        let due = *pending.due.get_or_insert_with(|| pending.published.map_or(now, |last| last + GATHER));
+        if due <= now {
+            self.publish(pending);
         }
     }
 
-    fn apply(&mut self, registry: &RegistryName, change: Change, pending: &mut Pending) {
-        match change {
+    fn apply(&mut self, from: RegistryChange, pending: &mut Pending) {
+        match from.change {
             Change::Updated { service, snapshot, received } => {
                 let membership = self.writer.apply(&service, snapshot);
                 self.count(&service, &membership);
                 pending.received.push(received);
+                pending.told(service);
             }
             Change::Gone { service, received } => {
-                let membership = self.writer.gone(&service);
-                self.count(&service, &membership);
+                self.gone(&service);
                 pending.received.push(received);
             }
             Change::Trust { base, trust, reason } => {
-                self.status.trust(registry, &base, trust, reason.as_deref());
+                if trust == Trust::Live {
+                    self.forget_untold(&base, pending);
+                }
+                self.status.trust(&from.registry, &base, trust, reason.as_deref());
                 self.writer.trust(&base, trust, reason);
             }
             Change::Link { connected, session_losses } => {
-                self.status.link(registry, connected, session_losses);
+                self.status.link(&from.registry, connected, session_losses);
+            }
+        }
+    }
+
+    fn gone(&mut self, service: &ServiceName) {
+        let membership = self.writer.gone(service);
+        self.count(service, &membership);
+    }
+
+    /// A catalog that is watched anew knows nothing of the children that its watch before had told: those that its
+    /// first whole listing does not have are gone.
+    fn forget_untold(&mut self, catalog: &ServiceName, pending: &mut Pending) {
+        let Some(told) = pending.first_listings.remove(catalog) else { return };
+        for child in self.writer.children(catalog) {
+            if !told.contains(&child) {
+                self.gone(&child);
             }
         }
     }
@@ -144,21 +180,40 @@ impl Pump {
     }
 
     fn publish(&mut self, pending: &mut Pending) {
-        self.writer.publish();
-        self.metrics.table_generation(self.writer.reader().load().generation());
+        if self.writer.publish() {
+            self.metrics.table_generation(self.writer.reader().load().generation());
+        }
         let now = Instant::now();
         for received in pending.received.drain(..) {
             self.metrics.membership_published(now.saturating_duration_since(received));
         }
-        pending.since = None;
+        pending.due = None;
+        pending.published = Some(now);
     }
 }
 
 /// What is applied but not yet published.
 #[derive(Debug, Default)]
 struct Pending {
-    since: Option<Instant>,
+    /// When it is to be published at the latest.
+    due: Option<Instant>,
+    /// The last publication.
+    published: Option<Instant>,
     received: Vec<Instant>,
+    /// Catalogs that were not listed since they are watched, with the children told so far.
+    first_listings: HashMap<ServiceName, HashSet<ServiceName>>,
+}
+
+impl Pending {
+    fn told(&mut self, service: ServiceName) {
+        // Empty but after a start or a reload.
+        if !self.first_listings.is_empty()
+            && let Some((catalog, _)) = service.as_str().split_once('/')
+            && let Some(told) = self.first_listings.get_mut(catalog)
+        {
+            told.insert(service);
+        }
+    }
 }
 
 async fn sleep_until(at: Option<tokio::time::Instant>) {

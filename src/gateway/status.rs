@@ -1,12 +1,16 @@
 //! What is known of each registry: its link, its session losses, which of its bases are stale and since when.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use super::registries::Begun;
 use crate::config::plan::Plan;
 use crate::model::{RegistryName, ServiceName, Trust};
 use crate::telemetry::{LiveSink, LiveSource};
+
+/// Bases that are logged one by one as stale. When a link goes they all are, and one line says as much.
+const NAMED: usize = 5;
 
 /// Written by the pump, read by scrapes; no request looks here.
 #[derive(Debug, Default)]
@@ -16,8 +20,14 @@ pub(super) struct RegistryStatus(Mutex<BTreeMap<RegistryName, Status>>);
 struct Status {
     connected: bool,
     session_losses: u64,
+    /// Those of runs before this one: the sum never falls.
+    earlier_losses: u64,
+    /// Bases that were told to be stale.
     stale: BTreeSet<ServiceName>,
+    /// Bases that have not been listed since they were configured.
+    unlisted: BTreeSet<ServiceName>,
     stale_since: Option<Instant>,
+    named: usize,
 }
 
 impl Status {
@@ -26,14 +36,25 @@ impl Status {
         Self {
             connected: false,
             session_losses: 0,
+            earlier_losses: 0,
             stale: BTreeSet::new(),
+            unlisted: BTreeSet::new(),
             stale_since: Some(Instant::now()),
+            named: 0,
         }
     }
 
-    fn settle(&mut self) {
-        let stale = !self.connected || !self.stale.is_empty();
-        self.stale_since = stale.then(|| self.stale_since.unwrap_or_else(Instant::now));
+    fn settle(&mut self, registry: &RegistryName) {
+        let stale = !self.connected || !self.stale.is_empty() || !self.unlisted.is_empty();
+        match (stale, self.stale_since) {
+            (true, None) => self.stale_since = Some(Instant::now()),
+            (false, Some(since)) => {
+                tracing::info!(%registry, after = ?since.elapsed(), "current");
+                self.stale_since = None;
+                self.named = 0;
+            }
+            _ => {}
+        }
     }
 }
 
@@ -42,18 +63,30 @@ impl RegistryStatus {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets every registry and base that is not in the plan, and starts with those that are new.
-    pub(super) fn keep(&self, plan: &Plan) {
+    /// Forgets every registry and base that is not in the plan, and starts with those that begin anew.
+    pub(super) fn keep(&self, plan: &Plan, begun: &Begun) {
+        let services = plan.services.iter().map(|s| (&s.registry, &s.name));
+        let catalogs = plan.catalogs.iter().map(|c| (&c.registry, &c.name));
+        let bases: HashSet<_> = services.chain(catalogs).collect();
         let mut all = self.lock();
         let mut old = std::mem::take(&mut *all);
-        for registry in &plan.registries {
-            let mut status = old.remove(&registry.name).unwrap_or_else(Status::new);
-            status.stale.retain(|base| {
-                plan.services.iter().any(|s| s.name == *base) || plan.catalogs.iter().any(|c| c.name == *base)
-            });
-            status.settle();
-            all.insert(registry.name.clone(), status);
+        for registry in plan.registries.iter().map(|registry| &registry.name) {
+            let mut status = old.remove(registry).unwrap_or_else(Status::new);
+            if begun.registries.contains(registry) {
+                status.connected = false;
+                status.earlier_losses += std::mem::take(&mut status.session_losses);
+            }
+            status.stale.retain(|base| bases.contains(&(registry, base)));
+            status.unlisted.retain(|base| bases.contains(&(registry, base)));
+            all.insert(registry.clone(), status);
         }
+        for (registry, base) in &begun.bases {
+            if let Some(status) = all.get_mut(registry) {
+                status.stale.remove(&base.name);
+                status.unlisted.insert(base.name.clone());
+            }
+        }
+        all.iter_mut().for_each(|(name, status)| status.settle(name));
     }
 
     /// The link went up or down.
@@ -61,7 +94,7 @@ impl RegistryStatus {
         if let Some(status) = self.lock().get_mut(registry) {
             status.connected = connected;
             status.session_losses = session_losses;
-            status.settle();
+            status.settle(registry);
         }
     }
 
@@ -75,16 +108,26 @@ impl RegistryStatus {
     ) {
         let mut all = self.lock();
         let Some(status) = all.get_mut(registry) else { return };
-        let changed = match trust {
-            Trust::Live => status.stale.remove(base),
-            Trust::Stale => status.stale.insert(base.clone()),
-        };
-        status.settle();
-        if changed {
-            let reason = reason.unwrap_or("the registry answers again");
-            // The registry has told its own trouble, once: a line for each of its services would bury that one.
-            tracing::debug!(%registry, %base, ?trust, reason, "trust changed");
+        match trust {
+            Trust::Live => {
+                status.unlisted.remove(base);
+                status.stale.remove(base);
+            }
+            Trust::Stale => {
+                let reason = reason.unwrap_or("unknown");
+                let news = status.stale.insert(base.clone());
+                // A registry out of reach has told so itself, once: a line for each of its services would bury that one.
+                let its_own = status.connected && !reason.starts_with("no connection");
+                if news && its_own && status.named < NAMED {
+                    status.named += 1;
+                    tracing::warn!(%registry, %base, reason, "stale: the last known instances serve");
+                    if status.named == NAMED {
+                        tracing::warn!(%registry, "and maybe more: /api/services says which");
+                    }
+                }
+            }
         }
+        status.settle(registry);
     }
 }
 
@@ -96,7 +139,7 @@ impl LiveSource for StatusSource {
     fn collect(&self, sink: &mut LiveSink) {
         for (name, status) in self.0.lock().iter() {
             sink.registry_connected(name.as_str(), status.connected);
-            sink.session_losses(name.as_str(), status.session_losses);
+            sink.session_losses(name.as_str(), status.earlier_losses + status.session_losses);
             sink.registry_stale(
                 name.as_str(),
                 status.stale_since.map_or(0.0, |since| since.elapsed().as_secs_f64()),

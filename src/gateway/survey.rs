@@ -30,8 +30,8 @@ pub async fn survey(plan: &Plan, limit: Duration) -> Survey {
     let mut reasons = std::collections::BTreeMap::new();
     let listing = async {
         while !reader.load().unlisted().is_empty() {
-            let Some((_, change)) = changes.recv().await else { return };
-            match change {
+            let Some(from) = changes.recv().await else { return };
+            match from.change {
                 Change::Updated { service, snapshot, .. } => {
                     writer.apply(&service, snapshot);
                 }

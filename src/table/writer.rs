@@ -146,7 +146,7 @@ impl TableWriter {
     fn next_bases(&self, specs: &Specs) -> BTreeMap<ServiceName, BaseState> {
         let state = |spec: &Arc<ServiceSpec>| {
             let catalog = specs.catalogs.contains_key(&spec.name);
-            let before = self.specs.bases().find(|before| before.name == spec.name);
+            let before = if catalog { &self.specs.catalogs } else { &self.specs.services }.get(&spec.name);
             let kept =
                 before.filter(|before| before.same_place(spec)).and_then(|_| self.bases.get(&spec.name));
             let kept = kept.filter(|state| state.catalog == catalog).cloned();
@@ -203,6 +203,25 @@ impl TableWriter {
             Arc::make_mut(&mut self.bases).insert(base.clone(), after);
         }
         news
+    }
+
+    /// A base that was believed is not any more, until it is told of again.
+    pub fn unsure(&mut self, base: &ServiceName, reason: &str) {
+        if self.bases.get(base).is_some_and(|state| state.trust == Trust::Live) {
+            self.trust(base, Trust::Stale, Some(reason.into()));
+        }
+    }
+
+    /// The services of a catalog, published or about to be.
+    pub fn children(&self, catalog: &ServiceName) -> Vec<ServiceName> {
+        let published = self.published.upstreams.iter().map(|(name, _)| name);
+        let pending = self.pending.iter().filter(|(_, p)| matches!(p, Pending::Update { .. }));
+        let of = |name: &&ServiceName| {
+            name.as_str().split_once('/').is_some_and(|(base, _)| base == catalog.as_str())
+                && !matches!(self.pending.get(*name), Some(Pending::Remove))
+        };
+        let children: BTreeSet<_> = published.chain(pending.map(|(name, _)| name)).filter(of).collect();
+        children.into_iter().cloned().collect()
     }
 
     /// A base's members come from a snapshot on disk: it counts as listed, though it is stale.

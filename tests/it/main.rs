@@ -13,6 +13,7 @@ mod support;
 
 mod commands;
 mod directory;
+mod ensemble;
 mod examples;
 mod wire_h2;
 mod wire_http1;

@@ -246,7 +246,7 @@ async fn base_that_was_removed_tells_nothing_and_can_come_back_elsewhere() {
 
     // This change may be on its way when the base goes.
     put(&client, "/old/c").await;
-    seen.discovery.remove(&ServiceName::new("orders").unwrap()).await;
+    seen.discovery.remove([ServiceName::new("orders").unwrap()].iter()).await;
     seen.discovery.add(service("orders", "/new"));
     seen.history.clear();
     seen.until_ids("orders", &["b"]).await;

@@ -92,11 +92,18 @@ impl Instance {
 
     /// Dies like a killed process: the port refuses, connections are cut.
     pub fn kill(&self) {
-        self.shared.dead.store(true, Ordering::SeqCst);
+        let open = {
+            let mut open = self.shared.open.lock().unwrap();
+            // Dead already: the port may be another's now.
+            if self.shared.dead.swap(true, Ordering::SeqCst) {
+                return;
+            }
+            std::mem::take(&mut *open)
+        };
         self.hold(false);
         // Wakes the accept loop, which then closes the listener.
         let _ = TcpStream::connect(self.address);
-        for stream in self.shared.open.lock().unwrap().drain(..) {
+        for stream in open {
             let _ = stream.shutdown(Shutdown::Both);
         }
         while TcpStream::connect(self.address).is_ok() {
@@ -120,12 +127,20 @@ pub fn pattern(count: usize) -> Vec<u8> {
 
 fn accept(listener: &TcpListener, name: &str, shared: &Arc<Shared>) {
     for stream in listener.incoming() {
-        if shared.dead.load(Ordering::SeqCst) {
-            return;
-        }
-        let Ok(stream) = stream else { continue };
+        let Ok(stream) = stream else {
+            if shared.dead.load(Ordering::SeqCst) {
+                return;
+            }
+            continue;
+        };
         let _ = stream.set_nodelay(true);
-        shared.open.lock().unwrap().push(stream.try_clone().unwrap());
+        {
+            let mut open = shared.open.lock().unwrap();
+            if shared.dead.load(Ordering::SeqCst) {
+                return;
+            }
+            open.push(stream.try_clone().unwrap());
+        }
         let (name, shared) = (name.to_owned(), Arc::clone(shared));
         std::thread::spawn(move || {
             let mut reader = BufReader::with_capacity(64 * 1024, stream.try_clone().unwrap());

@@ -18,7 +18,7 @@ mod stats;
 mod tidy;
 mod tree;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::Future;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -110,17 +110,20 @@ impl ZooKeeperDiscovery {
         self.bases.insert(name, Task::spawn(driver.run()));
     }
 
-    /// Watches a base no longer. Once this returns, no change of it is told any more, and it may be added
+    /// Watches bases no longer. Once this returns, no change of them is told any more, and they may be added
     /// anew.
-    pub async fn remove(&mut self, name: &ServiceName) {
-        let Some(mut task) = self.bases.remove(name) else { return };
-        task.0.abort();
-        // Ends at its next await; how it ended is no news.
-        let _ = (&mut task.0).await;
+    pub async fn remove(&mut self, names: impl Iterator<Item = &ServiceName>) {
+        let removed: HashMap<_, _> = names.filter_map(|name| self.bases.remove_entry(name)).collect();
+        removed.values().for_each(|task| task.0.abort());
+        let names: HashSet<ServiceName> = removed.keys().cloned().collect();
+        for mut task in removed.into_values() {
+            // Ends at its next await; how it ended is no news.
+            let _ = (&mut task.0).await;
+        }
         while let Some(change) = self.waiting() {
             self.held.push_back(change);
         }
-        self.held.retain(|change| base_of(change) != Some(name.as_str()));
+        self.held.retain(|change| base_of(change).is_none_or(|base| !names.contains(base)));
     }
 
     /// Sums over all bases since the start.

@@ -1,0 +1,117 @@
+//! Load with a memory: every request has an id, and afterwards each is held against what the instances saw.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::http::Client;
+use super::instance::Instance;
+
+/// One request as its client saw it.
+#[derive(Debug, Clone)]
+pub struct Sent {
+    pub id: String,
+    pub at: Instant,
+    pub took: Duration,
+    /// 0 where no answer came.
+    pub status: u16,
+    /// The instance's name, or the code of the gateway's own error.
+    pub answer: String,
+}
+
+/// Threads that ask until they are told to stop.
+pub struct Load {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<Vec<Sent>>>,
+}
+
+/// The result of a check.
+#[derive(Debug)]
+pub struct History {
+    pub requests: usize,
+    pub longest: Duration,
+    pub failures: Vec<Sent>,
+}
+
+impl Load {
+    /// Each of `threads` sends a request every `pace`, or as soon as the one before is answered. Half are GETs.
+    pub fn start(gateway: SocketAddr, threads: usize, pace: Duration) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let run = |thread| {
+            let stop = Arc::clone(&stop);
+            std::thread::spawn(move || ask(gateway, thread, pace, &stop))
+        };
+        Self { threads: (0..threads).map(run).collect(), stop }
+    }
+
+    pub fn stop(self) -> Vec<Sent> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    }
+}
+
+fn ask(gateway: SocketAddr, thread: usize, pace: Duration, stop: &AtomicBool) -> Vec<Sent> {
+    let mut sent = Vec::new();
+    let mut client = None;
+    let mut due = Instant::now();
+    while !stop.load(Ordering::Relaxed) {
+        let id = format!("{thread}-{}", sent.len());
+        let (method, body) = if sent.len() % 2 == 0 { ("GET", "") } else { ("POST", &*id) };
+        let at = Instant::now();
+        let path = format!("/load?id={id}");
+        let answer = match &mut client {
+            Some(client) => Client::request(client, method, &path, &[("x-id", &id)], body.as_bytes()),
+            None => Client::connect(gateway).and_then(|fresh| {
+                client.insert(fresh).request(method, &path, &[("x-id", &id)], body.as_bytes())
+            }),
+        };
+        let (status, answer) = match answer {
+            Ok(answer) => {
+                let error = answer.header("x-zoogate-error").map(str::to_owned);
+                if answer.header("connection") == Some("close") {
+                    client = None;
+                }
+                (answer.status, error.unwrap_or(answer.body))
+            }
+            Err(error) => {
+                client = None;
+                (0, error.to_string())
+            }
+        };
+        sent.push(Sent { id, at, took: at.elapsed(), status, answer });
+        // A pace, not a wait for anything. Late is late: no burst makes up for it.
+        due = (due + pace).max(Instant::now());
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+    }
+    sent
+}
+
+/// Holds what was sent against what was seen: every 2xx was served by exactly one instance, the one that it names,
+/// with its own body; nothing was served twice; what failed was served at most once.
+pub fn check<'i>(sent: &[Sent], instances: impl IntoIterator<Item = &'i Instance>) -> History {
+    let mut seen: HashMap<String, Vec<(String, Vec<u8>)>> = HashMap::new();
+    for instance in instances {
+        for request in instance.seen() {
+            let id = request.header("x-id").expect("every request of a load has an id").to_owned();
+            seen.entry(id).or_default().push((instance.name.clone(), request.body));
+        }
+    }
+    let mut failures = Vec::new();
+    for request in sent {
+        let served = seen.remove(&request.id).unwrap_or_default();
+        if !(200..300).contains(&request.status) {
+            assert!(served.len() <= 1, "{request:?} was tried at {served:?}");
+            failures.push(request.clone());
+            continue;
+        }
+        let [(by, body)] = &served[..] else { panic!("{request:?} was served by {served:?}") };
+        assert_eq!(*by, request.answer, "{request:?}");
+        assert!(body.is_empty() || *body == request.id.as_bytes(), "{request:?} came with another's body");
+    }
+    assert!(seen.is_empty(), "nobody sent these: {seen:?}");
+    let longest = sent.iter().map(|s| s.took).max().unwrap_or_default();
+    History { requests: sent.len(), longest, failures }
+}
