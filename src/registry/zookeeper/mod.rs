@@ -114,7 +114,9 @@ impl ZooKeeperDiscovery {
     /// anew.
     pub async fn remove(&mut self, names: impl Iterator<Item = &ServiceName>) {
         let removed: HashMap<_, _> = names.filter_map(|name| self.bases.remove_entry(name)).collect();
-        removed.values().for_each(|task| task.0.abort());
+        for task in removed.values() {
+            task.0.abort();
+        }
         let names: HashSet<ServiceName> = removed.keys().cloned().collect();
         for mut task in removed.into_values() {
             // Ends at its next await; how it ended is no news.
