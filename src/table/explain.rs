@@ -133,9 +133,13 @@ fn explain_instances(
         (Some(key), None) => format!("the request has no {key}: by chance"),
         _ => format!("{} decides when the request comes", spec.policy.as_str()),
     };
+    let chosen_place = chosen.and_then(|slot| order.iter().position(|s| *s == slot)).map(|place| place + 1);
     for (instance, slot, state) in upstream.instances() {
         let place = order.iter().position(|s| *s == slot).map(|place| place + 1);
+        let before = place.zip(chosen_place).is_some_and(|(place, chosen)| place < chosen);
         let (verdict, reason) = verdict(state, instance.weight, slot, chosen, place, &how);
+        let reason =
+            if before && state == InstanceState::Up { reason + ", but at its load bound" } else { reason };
         let label = &upstream.endpoints()[slot].id;
         if verdict == CHOSEN && decided {
             out.instance = Some(label.to_string());
@@ -167,7 +171,7 @@ fn verdict(
             (REJECTED, format!("ejected: it could not be reached{place}"))
         }
         (_, Some(c), Some(place)) if c == slot => (CHOSEN, format!("number {place} for this key")),
-        (_, Some(_), Some(place)) => (REJECTED, format!("number {place} for this key, or at its load bound")),
+        (_, Some(_), Some(place)) => (REJECTED, format!("number {place} for this key")),
         (_, Some(_), None) => (REJECTED, "it is not placed for this key".to_owned()),
         (_, None, _) => (POSSIBLE, how.to_owned()),
     }
