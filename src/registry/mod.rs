@@ -6,7 +6,7 @@
 pub mod directory;
 pub mod format;
 mod outbox;
-mod view;
+pub mod view;
 pub mod zookeeper;
 
 use std::future::Future;

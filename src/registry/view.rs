@@ -19,7 +19,7 @@ const MAX_TOLD_NAMES: usize = 1000;
 
 /// The decoded state of one base: a service, or a catalog of them.
 #[derive(Debug)]
-pub(super) struct BaseView {
+pub struct BaseView {
     base: Arc<Base>,
     /// By child directory; a base that is one service has it under the empty name.
     services: HashMap<Box<str>, Service>,
@@ -32,7 +32,7 @@ pub(super) struct BaseView {
 
 impl BaseView {
     /// Nothing is known yet. The first changes of a service's base hold that service, even an empty one.
-    pub(super) fn new(base: &Base) -> Self {
+    pub fn new(base: &Base) -> Self {
         let base = Arc::new(base.clone());
         let mut view = Self {
             services: HashMap::new(),
@@ -50,7 +50,7 @@ impl BaseView {
     }
 
     /// A catalog's child directory exists. Its name must be a safe segment; else it is told once and ignored.
-    pub(super) fn put_service(&mut self, child: &str) {
+    pub fn put_service(&mut self, child: &str) {
         if !self.base.catalog || self.services.contains_key(child) {
             return;
         }
@@ -68,14 +68,14 @@ impl BaseView {
     }
 
     /// A catalog's child directory is gone.
-    pub(super) fn remove_service(&mut self, child: &str) {
+    pub fn remove_service(&mut self, child: &str) {
         if self.base.catalog && self.services.remove(child).is_some() {
             self.touched.push(child.into());
         }
     }
 
     /// A node exists and holds this. With the incarnation it had before, its last good value outlives bad data.
-    pub(super) fn put(&mut self, child: Option<&str>, node: &str, incarnation: Incarnation, data: &[u8]) {
+    pub fn put(&mut self, child: Option<&str>, node: &str, incarnation: Incarnation, data: &[u8]) {
         if let Some(child) = child {
             self.put_service(child);
         }
@@ -83,7 +83,7 @@ impl BaseView {
     }
 
     /// A node exists and cannot be used, for a reason that is not in its data. Its last good value stays.
-    pub(super) fn reject(&mut self, child: Option<&str>, node: &str, reason: RejectReason, detail: &str) {
+    pub fn reject(&mut self, child: Option<&str>, node: &str, reason: RejectReason, detail: &str) {
         if let Some(child) = child {
             self.put_service(child);
         }
@@ -91,12 +91,12 @@ impl BaseView {
     }
 
     /// A node is gone.
-    pub(super) fn remove(&mut self, child: Option<&str>, node: &str) {
+    pub fn remove(&mut self, child: Option<&str>, node: &str) {
         self.with(child, |service| service.remove(node));
     }
 
     /// The services that differ from what was last told. Linear in the services touched since, not in all.
-    pub(super) fn take_changes(&mut self, received: Instant) -> Vec<Change> {
+    pub fn take_changes(&mut self, received: Instant) -> Vec<Change> {
         let mut changes = Vec::new();
         for child in std::mem::take(&mut self.touched) {
             match self.services.get_mut(&child) {

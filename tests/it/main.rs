@@ -23,6 +23,7 @@ mod wire_http1;
 mod wire_refusals;
 mod wire_support;
 mod wire_tunnel;
+mod simulation;
 mod zookeeper;
 mod zookeeper_faults;
 mod zookeeper_register;

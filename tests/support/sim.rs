@@ -10,7 +10,7 @@ use std::sync::Arc;
 use fastrand::Rng;
 use zoogate::registry::zookeeper::mirror::{Contents, Delta, Depth, EventKind, Found, Mirror, Place, Ticket};
 
-const BASE: &str = "/services";
+pub const BASE: &str = "/services";
 
 /// A node of the simulated directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +45,9 @@ pub struct Sim {
     pub mirror: Mirror,
     pub state: BTreeMap<Place, Node>,
     pub folders: HashSet<Arc<str>>,
-    depth: Depth,
+    /// Every delta applied, for whoever wants to apply them too: to be taken.
+    pub deltas: Vec<Delta>,
+    pub depth: Depth,
     in_order: bool,
     /// A listing came to nothing: another is due.
     relist: bool,
@@ -59,6 +61,8 @@ pub struct Sim {
     todo: VecDeque<Todo>,
     /// Incarnations whose deletion the mirror was told.
     dead: HashSet<(Place, i64)>,
+    /// The same in the order of being told.
+    pub buried: Vec<i64>,
     pub steps: u64,
     pub losses: u64,
 }
@@ -73,6 +77,7 @@ impl Sim {
             mirror: Mirror::new(BASE, depth, 1000),
             state: BTreeMap::new(),
             folders: HashSet::new(),
+            deltas: Vec::new(),
             depth,
             in_order,
             relist: false,
@@ -85,6 +90,7 @@ impl Sim {
             late: Vec::new(),
             todo: VecDeque::new(),
             dead: HashSet::new(),
+            buried: Vec::new(),
             steps: 0,
             losses: 0,
         };
@@ -153,7 +159,7 @@ impl Sim {
                 }
                 let exists = self.truth.contains_key(&place);
                 let czxid = self.truth.get(&place).map_or(self.zxid, |node| node.czxid);
-                let data = self.zxid.to_be_bytes().to_vec();
+                let data = address(czxid, self.zxid);
                 self.truth.insert(place, Node { czxid, mzxid: self.zxid, data });
                 self.emit(if exists { EventKind::Changed } else { EventKind::Created }, path, czxid);
             }
@@ -163,7 +169,7 @@ impl Sim {
                     if self.rng.u32(..3) == 0 {
                         // The same name again, at once.
                         self.zxid += 1;
-                        let data = b"again".to_vec();
+                        let data = address(self.zxid, self.zxid);
                         let path = path_of(&place);
                         self.truth.insert(place, Node { czxid: self.zxid, mzxid: self.zxid, data });
                         self.emit(EventKind::Created, path, self.zxid);
@@ -333,6 +339,7 @@ impl Sim {
                     && let Some(place) = self.place_of(&path)
                 {
                     self.dead.insert((place, czxid));
+                    self.buried.push(czxid);
                 }
             }
             Some(Letter::Answer(at, answers)) => self.mirror.answer(at, answers),
@@ -360,6 +367,7 @@ impl Sim {
     /// Applies the mirror's deltas as a table would.
     fn apply(&mut self) {
         for delta in self.mirror.take_deltas() {
+            self.deltas.push(delta.clone());
             match delta {
                 Delta::ServiceAppeared(child) => assert!(self.folders.insert(child), "appeared twice"),
                 Delta::ServiceGone(child) => {
@@ -377,6 +385,12 @@ impl Sim {
             }
         }
     }
+}
+
+/// A payload whose host tells the node's incarnation and whose port the write.
+fn address(czxid: i64, mzxid: i64) -> Vec<u8> {
+    let [.., high, middle, low] = czxid.to_be_bytes();
+    format!("10.{high}.{middle}.{low}:{}", 1000 + mzxid % 60_000).into_bytes()
 }
 
 fn path_of(place: &Place) -> String {

@@ -16,10 +16,10 @@ use tokio::time::{sleep, sleep_until};
 use zookeeper_client::{AddWatchMode, Error, EventType, PersistentWatcher, WatchedEvent};
 
 use super::list::{self, BATCH, ListError, MAX_CHILDREN, Part, Target};
-use super::mirror::{Counters, Delta, Depth, EventKind, Found, Mirror, Place, Ticket};
+use super::mirror::{Counters, Depth, EventKind, Found, Mirror, Place, Ticket};
 use super::session::{Link, LinkStatus, Session};
 use super::stats::Stats;
-use crate::model::{Incarnation, Trust};
+use crate::model::Trust;
 use crate::registry::outbox::Outbox;
 use crate::registry::view::BaseView;
 use crate::registry::{Base, Change};
@@ -359,7 +359,7 @@ impl Driver {
     /// listing, and nothing of a listing before its end: each service's members are rebuilt once.
     fn publish(&mut self) {
         for delta in self.mirror.take_deltas() {
-            apply(&mut self.view, delta);
+            delta.apply(&mut self.view);
         }
         let counters = self.mirror.counters();
         self.stats.add(self.counted, counters);
@@ -422,21 +422,6 @@ impl Tenure {
             part = part => Wake::Part(part),
             () = sleep_until(self.due), if !listing => Wake::ListingDue,
         }
-    }
-}
-
-fn apply(view: &mut BaseView, delta: Delta) {
-    match delta {
-        Delta::ServiceAppeared(child) => view.put_service(&child),
-        Delta::ServiceGone(child) => view.remove_service(&child),
-        Delta::Put { place, czxid, data } => {
-            let incarnation = Incarnation(czxid.cast_unsigned(), 0);
-            view.put(place.child.as_deref(), &place.node, incarnation, &data);
-        }
-        Delta::Rejected { place, reason, detail } => {
-            view.reject(place.child.as_deref(), &place.node, reason, &detail);
-        }
-        Delta::Removed(place) => view.remove(place.child.as_deref(), &place.node),
     }
 }
 

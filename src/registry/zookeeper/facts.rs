@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::model::RejectReason;
+use crate::model::{Incarnation, RejectReason};
+use crate::registry::view::BaseView;
 
 /// How far below the base instances are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +90,24 @@ pub enum Delta {
     },
     /// A node is gone.
     Removed(Place),
+}
+
+impl Delta {
+    /// Tells a view of it.
+    pub fn apply(self, view: &mut BaseView) {
+        match self {
+            Self::ServiceAppeared(child) => view.put_service(&child),
+            Self::ServiceGone(child) => view.remove_service(&child),
+            Self::Put { place, czxid, data } => {
+                let incarnation = Incarnation(czxid.cast_unsigned(), 0);
+                view.put(place.child.as_deref(), &place.node, incarnation, &data);
+            }
+            Self::Rejected { place, reason, detail } => {
+                view.reject(place.child.as_deref(), &place.node, reason, &detail);
+            }
+            Self::Removed(place) => view.remove(place.child.as_deref(), &place.node),
+        }
+    }
 }
 
 /// Nodes to read in one go. Answered by [`super::mirror::Mirror::answer`].
