@@ -87,7 +87,6 @@ fn main() {
     );
     let gateway = Gateway::start("removal", &config);
     gateway.ready();
-    let before = histogram(&gateway);
     let listener = gateway.listener("public");
     let stop = Arc::new(AtomicBool::new(false));
     let load: Vec<_> = (0..CLIENTS)
@@ -101,6 +100,9 @@ fn main() {
     });
 
     let mut latencies = Vec::new();
+    let (mut removed, mut added) = (Vec::new(), Vec::new());
+    let mut sum = Published::default();
+    published(&gateway, &mut sum);
     let start = Instant::now();
     for round in 0..deletions {
         let i = round % count;
@@ -112,47 +114,51 @@ fn main() {
         std::thread::sleep(Duration::from_millis(30));
         let last = Duration::from_nanos(instance.last.load(Ordering::SeqCst));
         latencies.push(last.saturating_sub(deleted));
+        removed.push(published(&gateway, &mut sum));
         let settled = instance.count.load(Ordering::SeqCst);
         let data = instance.address.to_string();
         runtime.block_on(client.create(&path(i), data.as_bytes(), &OPEN)).unwrap();
         wait_for("it to serve again", || (instance.count.load(Ordering::SeqCst) > settled).then_some(()));
+        added.push(published(&gateway, &mut sum));
     }
     let took = start.elapsed();
     stop.store(true, Ordering::SeqCst);
-    let (requests, failures) =
-        load.into_iter().map(|l| l.join().unwrap()).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
-    latencies.sort();
-    let at = |q: f64| latencies[((latencies.len() as f64 * q) as usize).min(latencies.len() - 1)];
-    println!(
-        "{deletions} deletions in {took:?}, {count} instances, {requests} requests ({:.0}/s), {failures} failed",
-        requests as f64 / epoch.elapsed().as_secs_f64().min(took.as_secs_f64())
-    );
-    println!(
-        "delete call to last request: p50 {:?}  p90 {:?}  p99 {:?}  max {:?}",
-        at(0.5),
-        at(0.9),
-        at(0.99),
-        at(1.0)
-    );
-    let after = histogram(&gateway);
-    let total = after.last().unwrap().1 - before.last().unwrap().1;
-    println!("event to published table ({total} changes):");
-    for ((le, after), (_, before)) in after.iter().zip(&before) {
-        println!("  <= {le:>8} s  {:6.2} %", 100.0 * (after - before) / total);
-    }
+    let (requests, failures) = load.into_iter().map(|l| l.join().unwrap()).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
+    let rate = requests as f64 / epoch.elapsed().as_secs_f64();
+    println!("{deletions} deletions in {took:?}, {count} instances, {requests} requests ({rate:.0}/s), {failures} failed");
+    tell("delete call to last request", latencies);
+    tell("deletion's event to published table", removed);
+    tell("creation's event to published table", added);
     assert_eq!(failures, 0, "a deletion costs no request");
 }
 
-/// The buckets of `zoogate_membership_publish_seconds`.
-fn histogram(gateway: &Gateway) -> Vec<(String, f64)> {
+fn tell(what: &str, mut values: Vec<Duration>) {
+    values.sort();
+    let at = |q: f64| values[((values.len() as f64 * q) as usize).min(values.len() - 1)];
+    println!("{what}: p50 {:?}  p90 {:?}  p99 {:?}  max {:?}", at(0.5), at(0.9), at(0.99), at(1.0));
+}
+
+/// `zoogate_membership_publish_seconds` so far.
+#[derive(Default)]
+struct Published {
+    sum: f64,
+    count: f64,
+}
+
+/// What the one change since the last call took.
+fn published(gateway: &Gateway, so_far: &mut Published) -> Duration {
     let text = gateway.admin("/metrics").body;
-    text.lines()
-        .filter_map(|l| l.strip_prefix("zoogate_membership_publish_seconds_bucket{le=\""))
-        .map(|l| {
-            let (le, count) = l.split_once("\"} ").unwrap();
-            (le.to_owned(), count.parse().unwrap())
-        })
-        .collect()
+    let value = |name: &str| {
+        let line = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(' ')).unwrap();
+        line.parse::<f64>().unwrap()
+    };
+    let now = Published {
+        sum: value("zoogate_membership_publish_seconds_sum"),
+        count: value("zoogate_membership_publish_seconds_count"),
+    };
+    let mean = (now.sum - so_far.sum) / (now.count - so_far.count).max(1.0);
+    *so_far = now;
+    Duration::from_secs_f64(mean)
 }
 
 /// Requests at a pace over one connection: how many, and how many failed.

@@ -13,6 +13,7 @@ mod support;
 
 mod commands;
 mod directory;
+mod discovery;
 mod ensemble;
 mod documentation;
 mod documentation_formats;
