@@ -41,7 +41,9 @@ def taking_part(scenario):
 def compare(scenario, rounds, seconds, origins):
     running = []
     try:
-        running = [p.start() for p in taking_part(scenario)]
+        for proxy in taking_part(scenario):
+            running.append(proxy)
+            proxy.start()
         return interleaved(scenario, rounds, seconds, running, origins)
     finally:
         for proxy in running:

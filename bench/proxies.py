@@ -1,5 +1,6 @@
 """The processes that take part: origins, peers, zoogate. One thread each; proxies on one core, all else on the other."""
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -10,8 +11,10 @@ HERE = Path(__file__).resolve().parent
 RUN = Path(os.environ.get("BENCH_RUN", HERE.parent / "target" / "bench"))
 PROXY_CPU, LOAD_CPU = os.environ.get("BENCH_PROXY_CPU", "0"), os.environ.get("BENCH_LOAD_CPU", "1")
 NICE = ["nice", "-n", os.environ.get("BENCH_NICE", "-15" if os.geteuid() == 0 else "0")]
-ORIGINS, CALLS = [18301, 18302, 18303], [18311, 18312]
+ORIGINS, CALLS = [19301, 19302, 19303], [19311, 19312]
 ROUTES = range(1, 10)
+# A proxy holds two descriptors a connection; HAProxy does not start where it may not have them.
+MAX_CONNECTIONS = min(20_000, resource.getrlimit(resource.RLIMIT_NOFILE)[1] // 2 - 100)
 
 
 class Proxy:
@@ -59,7 +62,9 @@ def await_port(port, process, seconds=20):
             raise RuntimeError(f"{process.args} ended with {process.returncode}")
         try:
             socket.create_connection(("127.0.0.1", port), 0.2).close()
-            return
+            time.sleep(0.2)
+            if process.poll() is None:
+                return
         except OSError:
             time.sleep(0.05)
     raise RuntimeError(f"nobody listens on {port}")
@@ -67,7 +72,7 @@ def await_port(port, process, seconds=20):
 
 def render(template, **values):
     text = (HERE / "conf" / template).read_text()
-    for key, value in {"RUN": RUN, **values}.items():
+    for key, value in {"RUN": RUN, "MAX": MAX_CONNECTIONS, **values}.items():
         text = text.replace(f"@{key}@", str(value))
     name = values.get("NAME", template)
     (RUN / name).write_text(text)
@@ -81,7 +86,7 @@ def origins():
     return [Proxy(name, [str(c) for c in command], port).start(cpu=LOAD_CPU) for name, command, port in pinned]
 
 
-def haproxy(name="haproxy", http=18101, h2=18111, log=None):
+def haproxy(name="haproxy", http=19101, h2=19111, log=None):
     servers = "\n".join(f"  server o{i} 127.0.0.1:{port}" for i, port in enumerate(ORIGINS))
     calls = "\n".join(f"  server c{i} 127.0.0.1:{port} proto h2" for i, port in enumerate(CALLS))
     routes = "\n".join(f"  use_backend origin if {{ hdr(host) -i a{i}.test }} {{ path_beg /r{i}/ }}" for i in ROUTES)
@@ -96,15 +101,15 @@ def haproxy(name="haproxy", http=18101, h2=18111, log=None):
 
 def nginx():
     servers = "\n".join(f"    server 127.0.0.1:{port};" for port in ORIGINS)
-    file = render("nginx.conf", HTTP=18102, H2=18112, ORIGINS=servers)
-    return Proxy("nginx bare", ["nginx", "-c", str(file)], 18102, 18112)
+    file = render("nginx.conf", HTTP=19102, H2=19112, ORIGINS=servers)
+    return Proxy("nginx bare", ["nginx", "-c", str(file)], 19102, 19112)
 
 
 def pingora():
     binary = RUN / "build" / "release" / "bench-pingora"
     if not binary.exists():
         return None
-    return Proxy("pingora", [str(binary), "127.0.0.1:18103", *(f"127.0.0.1:{port}" for port in ORIGINS)], 18103)
+    return Proxy("pingora", [str(binary), "127.0.0.1:19103", *(f"127.0.0.1:{port}" for port in ORIGINS)], 19103)
 
 
 def announce(service, name, address):
@@ -113,7 +118,7 @@ def announce(service, name, address):
     (folder / name).write_text(address)
 
 
-def zoogate(name="zoogate", http=18104, admin=18114, workers=1, log="off"):
+def zoogate(name="zoogate", http=19104, admin=19114, workers=1, log="off"):
     for i, port in enumerate(ORIGINS):
         announce("origin", f"o{i}", f"127.0.0.1:{port}")
     for i, port in enumerate(CALLS):

@@ -13,7 +13,7 @@ import measure
 import proxies
 from proxies import ORIGINS, RUN
 
-IDLE = 10_000
+IDLE = min(10_000, proxies.MAX_CONNECTIONS - 500)
 INSTANCES, SERVICES = 100_000, 1_000
 
 
@@ -138,19 +138,19 @@ def cold():
 workers = 1
 access_log = "off"
 [admin]
-listen = "127.0.0.1:18124"
+listen = "127.0.0.1:19124"
 [registries.local]
 kind = "directory"
 path = "{root}"
 [catalogs.apps]
 path = "/apps"
 [[listeners]]
-listen = "127.0.0.1:18125"
+listen = "127.0.0.1:19125"
 [[routes]]
 path = "/{{service}}/*"
 service = "apps/{{service}}"
 """)
-    proxy = proxies.Proxy("zoogate", [os.environ["ZOOGATE"], "run", "--config", str(file)], 18125)
+    proxy = proxies.Proxy("zoogate", [os.environ["ZOOGATE"], "run", "--config", str(file)], 19125)
     since = time.monotonic()
     try:
         proxy.start(wait=False)
@@ -175,7 +175,7 @@ def until(since, condition, seconds=120):
 
 def get(path):
     try:
-        return urllib.request.urlopen(f"http://127.0.0.1:18124{path}", timeout=10).read().decode()
+        return urllib.request.urlopen(f"http://127.0.0.1:19124{path}", timeout=10).read().decode()
     except OSError:
         return None
 
