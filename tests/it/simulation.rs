@@ -124,7 +124,7 @@ impl World {
         self.reloads += 1;
         let policies =
             [BalancePolicy::RoundRobin, BalancePolicy::Random, BalancePolicy::LeastRequest, BalancePolicy::PeakEwma];
-        let policy = policies[self.sim.rng.usize(..policies.len())].clone();
+        let policy = policies[self.sim.rng.usize(..policies.len())];
         let registry = RegistryName::new("main").unwrap();
         let (name, path) = (self.base.name.clone(), self.base.path.clone());
         let defaults = ServiceDefaults {
