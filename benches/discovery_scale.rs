@@ -62,7 +62,7 @@ async fn fill(connect: &str, services: usize, each: usize) -> Client {
         jobs.spawn(async move {
             client.create(&format!("/services/s{service}"), b"", &OPEN).await.unwrap();
             for node in 0..each {
-                let address = format!("10.{}.{}.{node}:8080", service >> 8 & 255, service & 255);
+                let address = format!("127.{}.{}.{}:1", 1 + (service >> 8 & 127), service & 255, 1 + node % 250);
                 let path = format!("/services/s{service}/n{node}");
                 client.create(&path, address.as_bytes(), &OPEN).await.unwrap();
             }
