@@ -19,7 +19,7 @@ use super::error::ProxyError;
 use super::headers::{self, Hop};
 use super::{grpc, probe, upgrade};
 use crate::model::{Protocol, ServiceName};
-use crate::table::{Endpoint, Lease, PickRequest, RouteInput, affinity};
+use crate::table::{Endpoint, Lease, NoService, PickRequest, RouteInput, affinity};
 use crate::telemetry::Outcome;
 use crate::transport::{ConnectError, Outgoing, SendError, UpstreamBody};
 
@@ -87,7 +87,11 @@ fn route(call: &mut Call, parts: &mut Parts) -> Result<Routed, ProxyError> {
         };
         let matched = table.route(&input).ok_or(ProxyError::NoRoute)?;
         call.route = Some(Arc::clone(&matched.route.name));
-        let upstream = matched.choose_service(table, rng).map_err(|_| ProxyError::NoRoute)?;
+        let upstream = matched.choose_service(table, rng).map_err(|missing| match missing {
+            NoService::Unknown => ProxyError::NoRoute,
+            // Nobody knows yet whether there is such a service.
+            NoService::NotListed => ProxyError::NoInstances,
+        })?;
         call.service = Some(upstream.name().clone());
         let key = upstream.balance().key.as_ref().map(|key| {
             let found = affinity::key(key, &input, &matched, call.address).map(Cow::into_owned);
