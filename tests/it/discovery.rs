@@ -54,14 +54,17 @@ fn a_gateway_that_starts_before_its_ensemble_serves_as_soon_as_that_answers() {
     });
     zk.server.kill();
 
-    let gateway = Gateway::start("early", &orders(&connect));
+    let catalog = "[catalogs.apps]\npath = \"/apps\"\n[[routes]]\npath = \"/apps/{s}/*\"\nservice = \"apps/{s}\"\n";
+    let gateway = Gateway::start("early", &format!("{}{catalog}", orders(&connect)));
     let listener = gateway.listener("public");
-    let early = http::get(listener, "/");
-    assert_eq!((early.status, early.header("x-zoogate-error")), (503, Some("no_instances")));
-    assert!(early.header("retry-after").is_some(), "{early:?}");
+    for path in ["/", "/apps/shop/"] {
+        let early = http::get(listener, path);
+        assert_eq!((early.status, early.header("x-zoogate-error")), (503, Some("no_instances")), "{path}");
+        assert!(early.header("retry-after").is_some(), "{early:?}");
+    }
     let readiness = gateway.admin("/readyz");
     assert_eq!(readiness.status, 503);
-    assert!(readiness.body.contains("orders"), "{}", readiness.body);
+    assert!(readiness.body.contains("orders") && readiness.body.contains("apps"), "{}", readiness.body);
     gateway.log.find("a line that names the address", |line| {
         (line.contains("WARN") && line.contains(&connect)).then_some(())
     });
@@ -75,6 +78,7 @@ fn a_gateway_that_starts_before_its_ensemble_serves_as_soon_as_that_answers() {
     assert!(took < Duration::from_secs(3), "{took:?} after its first answer");
     gateway.ready();
     wait_for("the registry to be current", || is_current(&gateway).then_some(()));
+    assert_eq!(http::get(listener, "/apps/shop/").status, 404, "now it is known that there is none");
 }
 
 #[test]
@@ -342,5 +346,37 @@ fn a_catalog_in_zookeeper_is_what_it_means_after_a_reload() {
             client.delete(&format!("{path}/a"), None).await.unwrap();
             client.delete(path, None).await.unwrap();
         });
+    });
+}
+
+#[test]
+fn a_service_that_moves_to_another_registry_leaves_nothing_behind() {
+    let (one, other) = (Scratch::new("from"), Scratch::new("to"));
+    one.write("orders/a", "127.0.0.1:1");
+    // The one that it leaves is closed to us: what is stale there must not count any more.
+    one.write("blocked", "a file where a directory should be");
+    other.write("orders/b", "127.0.0.1:1");
+    other.write("users/c", "127.0.0.1:1");
+    let config = |registry: &str, path: &str| {
+        format!(
+            "[registries.main]\nkind = \"directory\"\npath = {:?}\n\
+             [registries.other]\nkind = \"directory\"\npath = {:?}\n\
+             [services.users]\nregistry = \"other\"\npath = \"/users\"\n\
+             [services.orders]\nregistry = \"{registry}\"\npath = \"{path}\"\n\
+             {LISTENER}[[routes]]\npath = \"/*\"\nservice = \"orders\"\n",
+            one.path(),
+            other.path()
+        )
+    };
+    let gateway = Gateway::start("registries", &config("main", "/orders"));
+    gateway.instances("orders", &["a"]);
+    gateway.reload(&config("main", "/blocked"));
+    wait_for("the file to be noticed", || (gateway.metric(STALE)? > 0.0).then_some(()));
+    gateway.instances("orders", &[]);
+    gateway.reload(&config("other", "/orders"));
+    gateway.instances("orders", &["b"]);
+    wait_for("both registries to be current", || {
+        let theirs = gateway.metric("zoogate_registry_stale_seconds{registry=\"other\"}");
+        (is_current(&gateway) && theirs == Some(0.0)).then_some(())
     });
 }
