@@ -84,7 +84,10 @@ impl Gateway {
         let admin_address = admin_socket.local_addr()?;
         let mut bound = Vec::new();
         for listener in &plan.listeners {
-            bound.push((Arc::new(listener.clone()), bind(listener, plan.gateway.workers)?));
+            bound.push((
+                Arc::new(listener.clone()),
+                listening(sockets::bind, listener, plan.gateway.workers)?,
+            ));
         }
         let access_log = open_access_log(&plan.gateway.access_log)?;
 
@@ -199,7 +202,11 @@ impl Running {
         for listener in &plan.listeners {
             let known = self.plan.listeners.iter().find(|l| l.name == listener.name);
             if known.is_none_or(|known| known.listen != listener.listen) {
-                fresh.push((Arc::new(listener.clone()), bind(listener, self.workers.len())?));
+                // Addresses are unique in a plan: one of ours that holds this one gives it up below.
+                let held = |old: &ListenerPlan| old.listen == listener.listen && old.listen.port() != 0;
+                let bind =
+                    if self.plan.listeners.iter().any(held) { sockets::bind_beside } else { sockets::bind };
+                fresh.push((Arc::new(listener.clone()), listening(bind, listener, self.workers.len())?));
             }
         }
         let access_log = if plan.gateway.access_log == self.plan.gateway.access_log {
@@ -233,6 +240,7 @@ impl Running {
         for listener in &plan.listeners {
             if !fresh.iter().any(|(new, _)| new.name == listener.name) {
                 let listener = Arc::new(listener.clone());
+                self.show(&listener);
                 for worker in &self.workers {
                     worker.order(workers::Order::Update(Arc::clone(&listener))).await;
                 }
@@ -309,6 +317,14 @@ impl Running {
         Ok(())
     }
 
+    /// The admin shows a listener that stays as it is configured now.
+    fn show(&self, plan: &ListenerPlan) {
+        let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        for view in listeners.iter_mut().filter(|view| view.name == *plan.name) {
+            *view = ListenerView::new(plan, view.address);
+        }
+    }
+
     async fn close(&self, name: &Arc<str>) {
         for worker in &self.workers {
             worker.order(workers::Order::Close(Arc::clone(name))).await;
@@ -349,8 +365,14 @@ impl Drop for Running {
     }
 }
 
-fn bind(listener: &ListenerPlan, workers: usize) -> Result<Vec<std::net::TcpListener>, StartError> {
-    sockets::bind(listener.listen, workers)
+type Bind = fn(SocketAddr, usize) -> Result<Vec<std::net::TcpListener>, BindError>;
+
+fn listening(
+    bind: Bind,
+    listener: &ListenerPlan,
+    workers: usize,
+) -> Result<Vec<std::net::TcpListener>, StartError> {
+    bind(listener.listen, workers)
         .map_err(|source| StartError::Bind { what: format!("listener {:?}", listener.name), source })
 }
 

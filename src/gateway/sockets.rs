@@ -42,14 +42,23 @@ pub(super) fn bind(address: SocketAddr, count: usize) -> Result<Vec<TcpListener>
     let first = TcpListener::from(first);
     let actual = first.local_addr().map_err(fail)?;
     let mut sockets = vec![first];
-    for _ in 1..count {
-        let next = socket(address).map_err(fail)?;
-        next.set_reuse_port(true).map_err(fail)?;
-        next.bind(&actual.into()).map_err(fail)?;
-        next.listen(BACKLOG).map_err(fail)?;
-        sockets.push(next.into());
-    }
+    sockets.extend(bind_beside(actual, count - 1)?);
     Ok(sockets)
+}
+
+/// Binds `count` sockets to an address that sockets of [`bind`]'s hold already.
+///
+/// A reload gives one listener's address to another this way: connections find either the old or the new sockets.
+pub(super) fn bind_beside(address: SocketAddr, count: usize) -> Result<Vec<TcpListener>, BindError> {
+    let fail = |source| BindError { address, source };
+    let next = || {
+        let next = socket(address)?;
+        next.set_reuse_port(true)?;
+        next.bind(&address.into())?;
+        next.listen(BACKLOG)?;
+        Ok(next.into())
+    };
+    (0..count).map(|_| next().map_err(fail)).collect()
 }
 
 fn socket(address: SocketAddr) -> io::Result<Socket> {
