@@ -37,7 +37,7 @@
 //! | --- | --- |
 //! | read a file, or make a [`Plan`] by hand | [`config`] |
 //! | start a gateway, look into it, reload and drain it | [`Gateway`], [`Running`] |
-//! | put code of your own around every request | [`Filters`]: each is a [`tower::Layer`] |
+//! | put code of your own around every request | [`Filters`]: each is a `tower::Layer` |
 //! | choose instances by a rule of your own | [`balance::BalancerFactory`], [`Gateway::balancer`] |
 //! | register an instance, or watch a registry without a gateway | [`registry`] |
 //! | see what the gateway knows, or ask it where a request goes | [`table`], [`Running::table`] |
