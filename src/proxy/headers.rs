@@ -165,11 +165,8 @@ pub(super) fn forwarded(headers: &mut HeaderMap, hop: Hop<'_>) -> Result<(), Pro
     hop.via.append(headers, hop.version)?;
     headers.insert(header::HOST, hop.authority.clone());
     headers.insert(X_REQUEST_ID, hop.request_id.clone());
-    if trusted && headers.contains_key(X_FORWARDED_FOR) {
-        headers.append(X_FORWARDED_FOR, hop.peer.text.clone());
-    } else {
-        headers.insert(X_FORWARDED_FOR, hop.peer.text.clone());
-    }
+    let hops = if trusted { forwarded_for(headers, &hop.peer.text) } else { hop.peer.text.clone() };
+    headers.insert(X_FORWARDED_FOR, hops);
     if !trusted || !headers.contains_key(X_FORWARDED_PROTO) {
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
     }
@@ -177,6 +174,18 @@ pub(super) fn forwarded(headers: &mut HeaderMap, hop: Hop<'_>) -> Result<(), Pro
         headers.insert(X_FORWARDED_HOST, hop.authority.clone());
     }
     Ok(())
+}
+
+/// The hops so far and this peer on one line: many an instance reads the first line only.
+fn forwarded_for(headers: &HeaderMap, peer: &HeaderValue) -> HeaderValue {
+    let mut hops = Vec::new();
+    for line in headers.get_all(X_FORWARDED_FOR) {
+        hops.extend_from_slice(line.as_bytes());
+        hops.extend_from_slice(b", ");
+    }
+    hops.extend_from_slice(peer.as_bytes());
+    // Header values joined by a comma are a header value.
+    HeaderValue::from_maybe_shared(bytes::Bytes::from(hops)).unwrap_or_else(|_| peer.clone())
 }
 
 /// Turns an instance's headers into the ones that the client gets. `version` is the instance's.
@@ -405,6 +414,7 @@ mod tests {
         assert!(!out.contains_key("x-forwarded-port") && !out.contains_key("forwarded"));
         let out = forward(&pairs, "10.0.0.0/8").unwrap();
         assert_eq!(all(&out, "x-forwarded-for"), "1.2.3.4, 10.0.0.9");
+        assert_eq!(out.get_all("x-forwarded-for").iter().count(), 1, "all of it on one line");
         assert_eq!(all(&out, "x-forwarded-proto"), "https");
         assert_eq!(all(&out, "x-forwarded-host"), "evil");
         assert!(out.contains_key("forwarded"));
