@@ -56,10 +56,14 @@ pub fn init_logging(level: LevelFilter, format: LogFormat) -> io::Result<Logs> {
     Ok(Logs { sink })
 }
 
-/// Libraries have their say from `debug` on: above it, what they meet is told in our words, once, by whoever
-/// uses them.
+/// What libraries meet is told in our words, once, by whoever uses them. Their own are for `debug`, and every
+/// frame of theirs for `trace`.
 fn filter(level: LevelFilter) -> Targets {
-    let others = if level >= LevelFilter::DEBUG { level } else { LevelFilter::OFF };
+    let others = match level {
+        LevelFilter::TRACE => level,
+        LevelFilter::DEBUG => LevelFilter::WARN,
+        _ => LevelFilter::OFF,
+    };
     Targets::new().with_default(others).with_target(env!("CARGO_CRATE_NAME"), level)
 }
 
@@ -107,6 +111,8 @@ mod tests {
         assert!(info.would_enable("zoogate::gateway", &Level::INFO));
         assert!(!info.would_enable("zoogate::gateway", &Level::DEBUG));
         assert!(!info.would_enable("some_client", &Level::ERROR));
-        assert!(filter(LevelFilter::DEBUG).would_enable("some_client", &Level::DEBUG));
+        assert!(filter(LevelFilter::DEBUG).would_enable("some_client", &Level::WARN));
+        assert!(!filter(LevelFilter::DEBUG).would_enable("some_client", &Level::DEBUG));
+        assert!(filter(LevelFilter::TRACE).would_enable("some_client", &Level::TRACE));
     }
 }
