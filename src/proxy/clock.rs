@@ -16,6 +16,7 @@ pub const TICK: Duration = Duration::from_millis(50);
 /// The time as of the last tick, and everybody who waits for it.
 pub(super) struct Clock {
     now: Cell<Instant>,
+    draining: Cell<Option<Instant>>,
     connections: RefCell<Slots<Rc<ConnState>>>,
     alarms: RefCell<Slots<(Instant, Waker)>>,
 }
@@ -34,7 +35,12 @@ pub(super) struct Elapsed;
 impl Clock {
     /// A clock that stands at `now` until its first tick.
     pub(super) fn new(now: Instant) -> Rc<Self> {
-        Rc::new(Self { now: Cell::new(now), connections: RefCell::default(), alarms: RefCell::default() })
+        Rc::new(Self {
+            now: Cell::new(now),
+            draining: Cell::new(None),
+            connections: RefCell::default(),
+            alarms: RefCell::default(),
+        })
     }
 
     /// The time of the last tick.
@@ -56,8 +62,14 @@ impl Clock {
         }
     }
 
-    /// Wakes every connection's task.
-    pub(super) fn wake_connections(&self) {
+    /// Since when the worker drains.
+    pub(super) fn draining_since(&self) -> Option<Instant> {
+        self.draining.get()
+    }
+
+    /// Marks the beginning of a drain, and wakes every connection's task.
+    pub(super) fn drain(&self) {
+        self.draining.set(Some(self.now.get()));
         for state in self.connections.borrow().iter() {
             state.wake();
         }

@@ -18,6 +18,9 @@ const DRIP_RATE: u64 = 256;
 /// How long a client's FIN under a request may be a mere half-close before it counts as gone.
 const HALF_CLOSE: Duration = Duration::from_secs(1);
 
+/// While the worker drains, a connection between requests may ask for one more within this time.
+const LAST_CALL: Duration = Duration::from_secs(1);
+
 /// Why a connection is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -77,6 +80,7 @@ pub(super) struct ConnState {
     eof: Cell<Option<Instant>>,
     verdict: Cell<Option<Verdict>>,
     head_late: Cell<bool>,
+    leaving: Cell<bool>,
     body_late: Cell<Option<Instant>>,
     /// HTTP/2 answers whose client takes no more, and when one of them last moved.
     held: Cell<usize>,
@@ -155,6 +159,7 @@ impl ConnState {
             eof: Cell::new(None),
             verdict: Cell::new(None),
             head_late: Cell::new(false),
+            leaving: Cell::new(false),
             body_late: Cell::new(None),
             held: Cell::new(0),
             held_since: Cell::new(clock.now()),
@@ -190,6 +195,11 @@ impl ConnState {
 
     pub(super) fn verdict(&self) -> Option<Verdict> {
         self.verdict.get()
+    }
+
+    /// Whether the connection should end now, nothing being asked for on it.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving.get()
     }
 
     // Reports of the I/O wrapper.
@@ -326,6 +336,14 @@ impl ConnState {
             }
             return;
         }
+        if self.reading.get() == Reading::Between
+            && !open
+            && !self.leaving.get()
+            && self.had_its_last_call(now)
+        {
+            self.leaving.set(true);
+            self.wake();
+        }
         if self.eof.get().is_some_and(|since| now.saturating_duration_since(since) >= HALF_CLOSE) {
             self.wake();
         }
@@ -351,6 +369,12 @@ impl ConnState {
 
     fn is_over(&self, since: Instant, now: Instant) -> bool {
         now.saturating_duration_since(since) >= self.timeouts.idle
+    }
+
+    /// Bytes that are on their way when the drain begins get their answer.
+    fn had_its_last_call(&self, now: Instant) -> bool {
+        let since = self.clock.draining_since().map(|since| since.max(self.last_byte.get()));
+        since.is_some_and(|since| now.saturating_duration_since(since) >= LAST_CALL)
     }
 
     fn condemn(&self, verdict: Verdict) {
@@ -422,6 +446,20 @@ mod tests {
         assert_eq!(state.verdict(), None);
         state.tick(clock.now() + IDLE);
         assert_eq!(state.verdict(), Some(Verdict::Idle), "a quiet answer has the idle limit");
+    }
+
+    #[test]
+    fn a_drain_ends_idle_connections_after_a_last_call_and_waits_for_busy_ones() {
+        let (clock, idle, start) = state();
+        let busy = ConnState::new(&clock, Timeouts { idle: IDLE, header: Duration::from_secs(10) });
+        busy.request_begins();
+        clock.drain();
+        for state in [&idle, &busy] {
+            state.tick(start + LAST_CALL / 2);
+            assert!(!state.is_leaving());
+            state.tick(start + LAST_CALL);
+        }
+        assert!(idle.is_leaving() && !busy.is_leaving());
     }
 
     #[test]

@@ -135,10 +135,11 @@ impl ProxyContext {
         self.access_log.set(sink);
     }
 
-    /// Lets connections end: HTTP/1 after one more answer, HTTP/2 by GOAWAY, tunnels in their own time.
+    /// Lets connections end: HTTP/1 after one more answer, or when none is asked for within a second; HTTP/2 by
+    /// GOAWAY; tunnels in their own time.
     pub fn drain(&self) {
         if !self.draining.replace(true) {
-            self.clock.wake_connections();
+            self.clock.drain();
         }
     }
 

@@ -87,7 +87,7 @@ impl Io {
         let opening = std::future::poll_fn(|cx| {
             state.park(cx);
             loop {
-                if state.verdict().is_some() {
+                if state.verdict().is_some() || state.is_leaving() {
                     return Poll::Ready(None);
                 }
                 let preface = super::frames::PREFACE;

@@ -157,10 +157,16 @@ async fn run_http1(io: Io, client: &Rc<Client>) {
     let service = service_fn(move |request| stack::serve(Rc::clone(&requests), request));
     let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
     let state = &client.state;
+    let mut leaving = false;
     let ended = std::future::poll_fn(|cx| {
         state.park(cx);
         if state.verdict().is_some() {
             return Poll::Ready(None);
+        }
+        if !leaving && state.is_leaving() {
+            leaving = true;
+            // Sends what is still to be sent first.
+            connection.as_mut().graceful_shutdown();
         }
         connection.as_mut().poll(cx).map(Some)
     })
