@@ -11,7 +11,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod balancing;
 mod commands;
+mod demo;
 mod directory;
 mod discovery;
 mod ensemble;
@@ -30,6 +32,11 @@ mod wire_refusals;
 mod wire_support;
 mod wire_tunnel;
 mod simulation;
+mod failover;
+mod forwarding;
+mod grpc;
+mod lifecycle;
+mod tunnels;
 mod zookeeper;
 mod zookeeper_faults;
 mod zookeeper_register;

@@ -131,7 +131,13 @@ service = \"orders\"
 impl Gateway {
     /// Runs a configuration: `[admin]` on a free port is put before it; its listeners should end in `:0`.
     pub fn start(name: &str, config: &str) -> Self {
+        Self::start_with(name, config, |_| {})
+    }
+
+    /// The same, after `prepare` has worked in the configuration's folder.
+    pub fn start_with(name: &str, config: &str, prepare: impl FnOnce(&Path)) -> Self {
         let scratch = Scratch::new(name);
+        prepare(scratch.path());
         let config = scratch.write("zoogate.toml", &with_admin(config));
         let mut child = binary()
             .args(["run", "--config"])

@@ -25,7 +25,15 @@ def call(kind, method, argument, timeout=30):
     return result
 
 
+def many():
+    """A thousand calls at once over the one connection."""
+    calls = [channel.unary_unary("/test.Echo/Unary").future(b"%d" % i, timeout=30) for i in range(1000)]
+    good = sum(call.result() == b"unary:%d" % i for i, call in enumerate(calls))
+    return {"case": "many", "code": "OK", "answers": [str(good)]}
+
+
 CASES = {
+    "many": many,
     "unary": lambda: call("unary_unary", "Unary", b"a"),
     "server_stream": lambda: call("unary_stream", "ServerStream", b"b"),
     "client_stream": lambda: call("stream_unary", "ClientStream", iter([b"c", b"d", b"e"])),
