@@ -123,9 +123,12 @@ fn main() {
     }
     let took = start.elapsed();
     stop.store(true, Ordering::SeqCst);
-    let (requests, failures) = load.into_iter().map(|l| l.join().unwrap()).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
+    let (requests, failures) =
+        load.into_iter().map(|l| l.join().unwrap()).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
     let rate = requests as f64 / epoch.elapsed().as_secs_f64();
-    println!("{deletions} deletions in {took:?}, {count} instances, {requests} requests ({rate:.0}/s), {failures} failed");
+    println!(
+        "{deletions} deletions in {took:?}, {count} instances, {requests} requests ({rate:.0}/s), {failures} failed"
+    );
     tell("delete call to last request", latencies);
     tell("deletion's event to published table", removed);
     tell("creation's event to published table", added);

@@ -13,9 +13,9 @@ use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 use support::gateway::{Gateway, wait_for};
+use support::http;
 use support::instance::Instance;
 use support::zk::{self, OPEN, Standalone};
-use support::http;
 use tokio::task::JoinSet;
 use zookeeper_client::Client;
 
@@ -45,7 +45,8 @@ fn main() {
 
     let mut configured = head;
     for service in 0..services {
-        write!(configured, "[services.s{service}]\npath = \"/services/s{service}\"\nformat = \"plain\"\n").unwrap();
+        write!(configured, "[services.s{service}]\npath = \"/services/s{service}\"\nformat = \"plain\"\n")
+            .unwrap();
         write!(configured, "[[routes]]\npath = \"/s{service}/*\"\nservice = \"s{service}\"\n").unwrap();
     }
     println!("-- every service configured");
@@ -62,7 +63,8 @@ async fn fill(connect: &str, services: usize, each: usize) -> Client {
         jobs.spawn(async move {
             client.create(&format!("/services/s{service}"), b"", &OPEN).await.unwrap();
             for node in 0..each {
-                let address = format!("127.{}.{}.{}:1", 1 + (service >> 8 & 127), service & 255, 1 + node % 250);
+                let address =
+                    format!("127.{}.{}.{}:1", 1 + (service >> 8 & 127), service & 255, 1 + node % 250);
                 let path = format!("/services/s{service}/n{node}");
                 client.create(&path, address.as_bytes(), &OPEN).await.unwrap();
             }
@@ -168,7 +170,8 @@ fn published(gateway: &Gateway) -> Vec<(String, f64)> {
 
 fn memory(pid: u32) -> String {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let of = |name: &str| status.lines().find_map(|l| l.strip_prefix(name)).unwrap_or_default().trim().to_owned();
+    let of =
+        |name: &str| status.lines().find_map(|l| l.strip_prefix(name)).unwrap_or_default().trim().to_owned();
     format!("{} now, {} at the most", of("VmRSS:"), of("VmHWM:"))
 }
 

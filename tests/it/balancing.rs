@@ -268,6 +268,7 @@ fn the_most_specific_route_answers() {
         gateway.instances(name, &[name]);
     }
     let mut client = Client::connect(gateway.listener("public")).unwrap();
+    #[expect(clippy::type_complexity, reason = "a table of cases")]
     let cases: [(&str, &str, &[(&str, &str)], &str); 17] = [
         ("GET", "/", &[], "any"),
         ("GET", "/a", &[], "prefix"),

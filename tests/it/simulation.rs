@@ -122,8 +122,12 @@ impl World {
 
     fn reload(&mut self) {
         self.reloads += 1;
-        let policies =
-            [BalancePolicy::RoundRobin, BalancePolicy::Random, BalancePolicy::LeastRequest, BalancePolicy::PeakEwma];
+        let policies = [
+            BalancePolicy::RoundRobin,
+            BalancePolicy::Random,
+            BalancePolicy::LeastRequest,
+            BalancePolicy::PeakEwma,
+        ];
         let policy = policies[self.sim.rng.usize(..policies.len())];
         let registry = RegistryName::new("main").unwrap();
         let (name, path) = (self.base.name.clone(), self.base.path.clone());
