@@ -27,6 +27,8 @@ mod lifecycle;
 mod reload_listeners;
 mod simulation;
 mod snapshots;
+mod observability;
+mod registrars;
 mod tunnels;
 mod wire_h2;
 mod wire_http1;
