@@ -22,7 +22,7 @@ fn config(connect: &str) -> String {
 }
 
 fn chroot(name: &str) -> String {
-    runtime().block_on(zk::chroot(name))
+    runtime().block_on(zk::chroot(&format!("registrars-{name}")))
 }
 
 /// Whether a node is there.
@@ -216,7 +216,7 @@ fn a_lost_session_is_registered_again_and_a_killed_registrar_is_gone_with_its_se
 
 #[test]
 fn digest_auth_from_the_environment_opens_what_is_closed_and_a_wrong_one_is_one_clear_line() {
-    let connect = chroot("digest");
+    let connect = chroot("auth");
     let instance = Instance::start("a");
     let runtime = runtime();
     let _owner = runtime.block_on(async {
