@@ -235,7 +235,14 @@ pub(super) fn upgrade_asked(headers: &HeaderMap, version: Version, method: &Meth
         return None;
     }
     let upgrade = headers.get(header::UPGRADE)?;
-    has_token(headers, &header::CONNECTION, "upgrade").then(|| upgrade.clone())
+    // A tunnel to HTTP/2 would carry requests that nobody here routes or checks.
+    let http2 = upgrade.as_bytes().split(|b| *b == b',').any(|one| {
+        let name = one.trim_ascii();
+        name.eq_ignore_ascii_case(b"h2c")
+            || name.eq_ignore_ascii_case(b"h2")
+            || name.len() >= 5 && name[..5].eq_ignore_ascii_case(b"http/")
+    });
+    (!http2 && has_token(headers, &header::CONNECTION, "upgrade")).then(|| upgrade.clone())
 }
 
 /// Whether a list header contains a token, in any case.
