@@ -168,14 +168,16 @@ impl Pump {
         self.metrics.membership_change(name, "added", membership.added.len());
         self.metrics.membership_change(name, "removed", membership.removed.len());
         self.metrics.membership_change(name, "changed", membership.changed.len());
-        if !membership.is_empty() {
-            tracing::info!(
-                service = name,
-                added = membership.added.len(),
-                removed = membership.removed.len(),
-                changed = membership.changed.len(),
-                "membership changed"
-            );
+        if membership.is_empty() {
+            return;
+        }
+        let [added, removed, changed] =
+            [membership.added.len(), membership.removed.len(), membership.changed.len()];
+        if self.writer.is_listed(service) {
+            tracing::info!(service = name, added, removed, changed, "membership changed");
+        } else {
+            // A first listing may be of ten thousand services: no news, each of them.
+            tracing::debug!(service = name, added, removed, changed, "first members");
         }
     }
 

@@ -97,8 +97,14 @@ impl BaseView {
 
     /// The services that differ from what was last told. Linear in the services touched since, not in all.
     pub fn take_changes(&mut self, received: Instant) -> Vec<Change> {
+        self.take_some_changes(usize::MAX, received)
+    }
+
+    /// The same of so many touched services at the most: nodes are decoded here, which takes its time.
+    pub fn take_some_changes(&mut self, at_most: usize, received: Instant) -> Vec<Change> {
         let mut changes = Vec::new();
-        for child in std::mem::take(&mut self.touched) {
+        let rest = self.touched.len().saturating_sub(at_most);
+        for child in self.touched.split_off(rest) {
             match self.services.get_mut(&child) {
                 Some(service) => {
                     // Removed and put back in between, it is listed twice; once is enough.
@@ -124,6 +130,11 @@ impl BaseView {
             }
         }
         changes
+    }
+
+    /// Whether a service was touched since it was last asked for.
+    pub fn is_touched(&self) -> bool {
+        !self.touched.is_empty()
     }
 
     fn with(&mut self, child: Option<&str>, act: impl FnOnce(&mut Service)) {

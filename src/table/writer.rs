@@ -212,6 +212,12 @@ impl TableWriter {
         }
     }
 
+    /// Whether a service's base was listed at some time.
+    pub fn is_listed(&self, service: &ServiceName) -> bool {
+        let base = service.as_str().split('/').next().unwrap_or_default();
+        self.bases.get(base).is_some_and(|state| state.listed)
+    }
+
     /// The services of a catalog, published or about to be.
     pub fn children(&self, catalog: &ServiceName) -> Vec<ServiceName> {
         let published = self.published.upstreams.iter().map(|(name, _)| name);

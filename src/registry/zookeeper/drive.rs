@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, sleep_until};
 use zookeeper_client::{AddWatchMode, Error, EventType, PersistentWatcher, WatchedEvent};
@@ -28,8 +28,13 @@ use crate::registry::{Base, Change};
 const AUDIT: Duration = Duration::from_secs(30);
 /// Requests for changed nodes on their way at a time.
 const READS: usize = 4;
+/// Services decoded before others have their turn: the session's pings, and removals in other bases.
+const TURN: usize = 128;
 /// Events handled before what they changed is published.
 const BURST: usize = 2048;
+/// Listings of one registry on their way at a time. Ten thousand bases that list at once would wait for one another
+/// until their deadlines, and a removal's read behind all of them.
+pub(super) const LISTINGS: usize = 64;
 /// A forbidden directory, a missing chroot: looked at again after this.
 const LOCKED_PAUSE: Duration = Duration::from_secs(2);
 /// A directory too large to take.
@@ -47,9 +52,12 @@ pub(super) struct Driver {
     link: watch::Receiver<LinkStatus>,
     outbox: Outbox,
     stats: Arc<Stats>,
+    listings: Arc<Semaphore>,
     mirror: Mirror,
     view: BaseView,
     told: Option<(Trust, Option<Arc<str>>)>,
+    /// A listing was whole: to be told when what it had is published.
+    whole: bool,
     /// When the oldest event whose read has not been asked came.
     unread_since: Option<Instant>,
     /// When the oldest event or answer that is not published came.
@@ -66,7 +74,7 @@ enum Wake {
     Link,
     Read(ReadDone),
     Part(Option<Part>),
-    ListingDue,
+    ListingDue(OwnedSemaphorePermit),
 }
 
 struct ReadDone {
@@ -80,6 +88,7 @@ struct Listing {
     ticket: Ticket,
     parts: mpsc::Receiver<Part>,
     task: JoinHandle<()>,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Drop for Listing {
@@ -96,6 +105,7 @@ impl Driver {
         link: watch::Receiver<LinkStatus>,
         outbox: Outbox,
         stats: Arc<Stats>,
+        listings: Arc<Semaphore>,
     ) -> Self {
         let depth = if base.catalog { Depth::Catalog } else { Depth::Service };
         let path = if base.path.len() > 1 { base.path.trim_end_matches('/') } else { &base.path };
@@ -108,7 +118,9 @@ impl Driver {
             link,
             outbox,
             stats,
+            listings,
             told: None,
+            whole: false,
             unread_since: None,
             unpublished_since: None,
             counted: Counters::default(),
@@ -123,7 +135,7 @@ impl Driver {
             let session = self.next_session(epoch).await;
             epoch = session.epoch;
             self.tenure(session).await;
-            self.publish();
+            self.publish().await;
             self.mirror.lost();
             self.unread_since = None;
         }
@@ -202,7 +214,7 @@ impl Driver {
     /// Handles one wake-up with everything that is ready, and publishes once. Breaks when the watch is dead.
     async fn step(&mut self, tenure: &mut Tenure) -> ControlFlow<()> {
         self.send_reads(tenure);
-        let wake = tenure.wake(&mut self.link).await;
+        let wake = tenure.wake(&mut self.link, &self.listings).await;
         let mut alive = ControlFlow::Continue(());
         let mut waiting = None;
         match wake {
@@ -224,7 +236,10 @@ impl Driver {
         {
             alive = self.on_wake(waiting, tenure);
         }
-        self.publish();
+        self.publish().await;
+        if std::mem::take(&mut self.whole) {
+            self.tell(Trust::Live, None);
+        }
         if self.mirror.needs_listing() {
             let soon = tokio::time::Instant::now() + jitter(FIRST_PAUSE);
             if tenure.listing.is_none() && tenure.due > soon && self.failures == 0 {
@@ -266,12 +281,12 @@ impl Driver {
                 self.mirror.answer(done.at, done.answers);
             }
             Wake::Part(part) => self.on_part(part, tenure),
-            Wake::ListingDue => {
+            Wake::ListingDue(permit) => {
                 let (sender, parts) = mpsc::channel(8);
                 let ticket = self.mirror.start_listing();
                 let listing = list::list(tenure.session.client.clone(), self.target.clone(), sender);
                 let task = tokio::spawn(listing);
-                tenure.listing = Some(Listing { ticket, parts, task });
+                tenure.listing = Some(Listing { ticket, parts, task, _permit: permit });
             }
         }
         ControlFlow::Continue(())
@@ -303,8 +318,7 @@ impl Driver {
                 tracing::warn!(base, drift, "a listing found changes that no event had told");
             }
             self.unpublished_since.get_or_insert_with(Instant::now);
-            self.publish();
-            self.tell(Trust::Live, None);
+            self.whole = true;
             jitter(AUDIT).min(AUDIT)
         } else {
             match end {
@@ -357,19 +371,25 @@ impl Driver {
 
     /// Applies the mirror's news and hands on what changed. Nothing is handed on before the first whole
     /// listing, and nothing of a listing before its end: each service's members are rebuilt once.
-    fn publish(&mut self) {
+    async fn publish(&mut self) {
         for delta in self.mirror.take_deltas() {
             delta.apply(&mut self.view);
         }
         let counters = self.mirror.counters();
         self.stats.add(self.counted, counters);
         self.counted = counters;
-        if self.mirror.is_listed()
-            && let Some(received) = self.unpublished_since.take()
-        {
-            for change in self.view.take_changes(received) {
+        if !self.mirror.is_listed() {
+            return;
+        }
+        let Some(received) = self.unpublished_since.take() else { return };
+        loop {
+            for change in self.view.take_some_changes(TURN, received) {
                 self.outbox.send(change);
             }
+            if !self.view.is_touched() {
+                return;
+            }
+            tokio::task::yield_now().await;
         }
     }
 
@@ -406,12 +426,20 @@ struct Tenure {
 }
 
 impl Tenure {
-    async fn wake(&mut self, link: &mut watch::Receiver<LinkStatus>) -> Wake {
+    async fn wake(&mut self, link: &mut watch::Receiver<LinkStatus>, listings: &Arc<Semaphore>) -> Wake {
         let listing = self.listing.is_some();
         let part = async {
             match &mut self.listing {
                 Some(listing) => listing.parts.recv().await,
                 None => std::future::pending().await,
+            }
+        };
+        let due = async {
+            sleep_until(self.due).await;
+            match Arc::clone(listings).acquire_owned().await {
+                Ok(permit) => permit,
+                // Nobody closes it.
+                Err(_) => std::future::pending().await,
             }
         };
         tokio::select! {
@@ -420,7 +448,7 @@ impl Tenure {
             _ = link.changed() => Wake::Link,
             Some(Ok(done)) = self.reads.join_next() => Wake::Read(done),
             part = part => Wake::Part(part),
-            () = sleep_until(self.due), if !listing => Wake::ListingDue,
+            permit = due, if !listing => Wake::ListingDue(permit),
         }
     }
 }

@@ -23,7 +23,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 pub use self::mirror::Counters;
@@ -47,6 +47,7 @@ pub struct ZooKeeperDiscovery {
     link: watch::Receiver<LinkStatus>,
     outbox: Outbox,
     stats: Arc<Stats>,
+    listings: Arc<Semaphore>,
     bases: HashMap<ServiceName, Task>,
     /// Changes that were in the outbox when a base was removed.
     held: VecDeque<Change>,
@@ -84,6 +85,7 @@ impl ZooKeeper {
             link,
             outbox,
             stats: Arc::default(),
+            listings: Arc::new(Semaphore::new(drive::LISTINGS)),
             bases: HashMap::new(),
             held: VecDeque::new(),
             _keepers: [keeper, reporter],
@@ -106,6 +108,7 @@ impl ZooKeeperDiscovery {
             self.link.clone(),
             self.outbox.clone(),
             Arc::clone(&self.stats),
+            Arc::clone(&self.listings),
         );
         self.bases.insert(name, Task::spawn(driver.run()));
     }
