@@ -9,9 +9,6 @@ use crate::config::plan::Plan;
 use crate::model::{RegistryName, ServiceName, Trust};
 use crate::telemetry::{LiveSink, LiveSource};
 
-/// Bases that are logged one by one as stale. When a link goes they all are, and one line says as much.
-const NAMED: usize = 5;
-
 /// Written by the pump, read by scrapes; no request looks here.
 #[derive(Debug, Default)]
 pub(super) struct RegistryStatus(Mutex<BTreeMap<RegistryName, Status>>);
@@ -27,7 +24,6 @@ struct Status {
     /// Bases that have not been listed since they were configured.
     unlisted: BTreeSet<ServiceName>,
     stale_since: Option<Instant>,
-    named: usize,
 }
 
 impl Status {
@@ -40,7 +36,6 @@ impl Status {
             stale: BTreeSet::new(),
             unlisted: BTreeSet::new(),
             stale_since: Some(Instant::now()),
-            named: 0,
         }
     }
 
@@ -51,7 +46,6 @@ impl Status {
             (false, Some(since)) => {
                 tracing::info!(%registry, after = ?since.elapsed(), "current");
                 self.stale_since = None;
-                self.named = 0;
             }
             _ => {}
         }
@@ -114,16 +108,9 @@ impl RegistryStatus {
                 status.stale.remove(base);
             }
             Trust::Stale => {
-                let reason = reason.unwrap_or("unknown");
-                let news = status.stale.insert(base.clone());
-                // A registry out of reach has told so itself, once: a line for each of its services would bury that one.
-                let its_own = status.connected && !reason.starts_with("no connection");
-                if news && its_own && status.named < NAMED {
-                    status.named += 1;
-                    tracing::warn!(%registry, %base, reason, "stale: the last known instances serve");
-                    if status.named == NAMED {
-                        tracing::warn!(%registry, "and maybe more: /api/services says which");
-                    }
+                // The registry has told why, once and with its address: here it would be told again for each base.
+                if status.stale.insert(base.clone()) {
+                    tracing::debug!(%registry, %base, reason, "stale: the last known instances serve");
                 }
             }
         }
