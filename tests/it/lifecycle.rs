@@ -125,7 +125,7 @@ fn the_access_log_file_is_reopened_after_rotation() {
 
 #[test]
 fn sigterm_drains_and_the_admin_answers_to_the_end() {
-    let config = ORDERS.replace("workers = 1", "workers = 2\ndrain_delay = \"3s\"\ndrain_timeout = \"20s\"");
+    let config = ORDERS.replace("workers = 1", "workers = 2\ndrain_delay = \"6s\"\ndrain_timeout = \"20s\"");
     let (mut gateway, a) = one("drain", &config);
     let public = gateway.listener("public");
     gateway.ready();
@@ -138,19 +138,19 @@ fn sigterm_drains_and_the_admin_answers_to_the_end() {
         let ready = gateway.admin("/readyz");
         (ready.status == 503).then_some(ready)
     });
-    assert!(since.elapsed() < Duration::from_millis(2900), "after {:?}", since.elapsed());
+    assert!(since.elapsed() < Duration::from_millis(5900), "after {:?}", since.elapsed());
     assert!(draining.body.contains("draining"), "{draining:?}");
 
     // Within the delay new connections are served.
     let new = std::thread::spawn(move || http::get(public, "/new"));
     wait_for("the new request to arrive", || (a.count() == 2).then_some(()));
     assert!(
-        since.elapsed() < Duration::from_secs(3),
+        since.elapsed() < Duration::from_secs(6),
         "this machine is too slow for the test: {:?}",
         since.elapsed()
     );
     wait_for("the listener to close", || TcpStream::connect(public).is_err().then_some(()));
-    assert!(since.elapsed() >= Duration::from_secs(3), "closed after {:?}", since.elapsed());
+    assert!(since.elapsed() >= Duration::from_secs(6), "closed after {:?}", since.elapsed());
     assert_eq!(gateway.admin("/livez").status, 200);
     assert!(gateway.admin("/readyz").body.contains("draining"));
     assert!(gateway.admin("/metrics").body.contains("zoogate_requests_in_flight"));

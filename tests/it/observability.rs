@@ -26,6 +26,7 @@ fn the_views_have_every_key_of_the_contract() {
     wait_for("the rejection", || {
         (gateway.json("/api/services/orders")["rejected"].as_array()?.len() == 1).then_some(())
     });
+    gateway.ready();
     let services = gateway.json("/api/services");
     assert_eq!(keys(&services), ["services"]);
     let orders = &services["services"][0];
