@@ -19,7 +19,7 @@ use super::error::ProxyError;
 use super::headers::{self, Hop};
 use super::{grpc, probe, upgrade};
 use crate::model::{Protocol, ServiceName};
-use crate::table::{Endpoint, Lease, NoService, PickRequest, RouteInput, affinity};
+use crate::table::{Endpoint, Lease, NoService, PickRequest, RouteInput, Upstream, affinity};
 use crate::telemetry::Outcome;
 use crate::transport::{ConnectError, Outgoing, SendError, UpstreamBody};
 
@@ -30,6 +30,9 @@ const HAND_BACKS: usize = 3;
 /// What routing decided.
 struct Routed {
     service: ServiceName,
+    /// The service in that generation of the table, for the first pick alone: held longer it would keep what
+    /// discovery has replaced.
+    found: Option<(u64, Arc<Upstream>)>,
     protocol: Protocol,
     timeout: Option<Duration>,
     key: Option<Vec<u8>>,
@@ -38,7 +41,7 @@ struct Routed {
 /// Forwards a request and returns the answer's head with its streaming body.
 pub(super) async fn forward(call: &mut Call, request: Request<Body>) -> Result<Response<Body>, ProxyError> {
     let (mut parts, body) = request.into_parts();
-    let routed = route(call, &mut parts)?;
+    let mut routed = route(call, &mut parts)?;
     let upgrade = match routed.protocol {
         Protocol::Http1 if body.is_end_stream() => {
             headers::upgrade_asked(&parts.headers, parts.version, &parts.method)
@@ -62,7 +65,7 @@ pub(super) async fn forward(call: &mut Call, request: Request<Body>) -> Result<R
     let request = Request::from_parts(parts, body);
 
     let answer = {
-        let attempts = pin!(attempts(call, request.into(), &routed));
+        let attempts = pin!(attempts(call, request.into(), &mut routed));
         client.context.clock.within(deadline, attempts).await
     };
     if let Ok(answer) = answer {
@@ -109,6 +112,7 @@ fn route(call: &mut Call, parts: &mut Parts) -> Result<Routed, ProxyError> {
         };
         let routed = Routed {
             service: upstream.name().clone(),
+            found: Some((table.generation(), Arc::clone(upstream))),
             protocol: upstream.protocol(),
             timeout: matched.route.timeout,
             key: key.flatten(),
@@ -136,7 +140,7 @@ fn deadline(call: &Call, parts: &Parts, route: Option<Duration>) -> Option<Insta
 async fn attempts(
     call: &mut Call,
     mut request: Outgoing<Body>,
-    routed: &Routed,
+    routed: &mut Routed,
 ) -> Result<Response<UpstreamBody>, ProxyError> {
     let client = Rc::clone(&call.client);
     let context = &client.context;
@@ -200,16 +204,21 @@ async fn attempts(
     }
 }
 
-fn pick(call: &Call, routed: &Routed, tried: &[u64]) -> Option<Lease> {
+fn pick(call: &Call, routed: &mut Routed, tried: &[u64]) -> Option<Lease> {
+    let found = routed.found.take();
     let context = &call.client.context;
     context.with_table(|table, rng| {
-        table.upstream(routed.service.as_str())?.pick(PickRequest {
+        let request = PickRequest {
             rng,
             worker: context.worker,
             key: routed.key.as_deref(),
             tried,
             now: context.clock.now(),
-        })
+        };
+        match found {
+            Some((generation, upstream)) if generation == table.generation() => upstream.pick(request),
+            _ => table.upstream(routed.service.as_str())?.pick(request),
+        }
     })
 }
 

@@ -1,6 +1,5 @@
 //! A map of which a changed copy shares all but the changed part.
 
-use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
@@ -9,12 +8,20 @@ use crate::model::ServiceName;
 /// Among 10,000 services each shard holds some forty: a change copies those, and 256 pointers.
 const SHARDS: usize = 256;
 
-/// Services by name. Cloning is cheap; a clone that is changed copies one shard.
+/// Services by name. Cloning is cheap; a clone that is changed copies one shard. A look-up hashes once.
 #[derive(Debug)]
 pub(super) struct ShardedMap<V> {
-    shards: Box<[Arc<HashMap<ServiceName, V>>]>,
-    /// Names come from registries: which shard they fall in is not for them to choose.
+    shards: Box<[Arc<Vec<Entry<V>>>]>,
+    /// Names come from registries: where they fall is not for them to choose.
     hasher: RandomState,
+}
+
+/// In a shard entries stand in the order of their hashes.
+#[derive(Debug, Clone)]
+struct Entry<V> {
+    hash: u64,
+    name: ServiceName,
+    value: V,
 }
 
 impl<V> Clone for ShardedMap<V> {
@@ -31,31 +38,46 @@ impl<V: Clone> Default for ShardedMap<V> {
 }
 
 impl<V: Clone> ShardedMap<V> {
-    fn shard(&self, name: &str) -> usize {
-        self.hasher.hash_one(name) as usize % SHARDS
+    /// The hash of a name, its shard, and its place there: `Err` says where it would stand.
+    fn find(&self, name: &str) -> (u64, usize, Result<usize, usize>) {
+        let hash = self.hasher.hash_one(name);
+        // The shard is the low bits', the order within it that of all.
+        let shard = hash as usize % SHARDS;
+        let entries = &self.shards[shard];
+        let first = entries.partition_point(|entry| entry.hash < hash);
+        let alike = entries[first..].iter().take_while(|entry| entry.hash == hash);
+        let found = { alike }.position(|entry| entry.name.as_str() == name);
+        (hash, shard, found.map(|at| first + at).ok_or(first))
     }
 
     /// The value under a name.
     pub(super) fn get(&self, name: &str) -> Option<&V> {
-        self.shards[self.shard(name)].get(name)
+        let (_, shard, place) = self.find(name);
+        place.ok().map(|at| &self.shards[shard][at].value)
     }
 
     /// Puts a value under a name and gives back what was there.
     pub(super) fn insert(&mut self, name: ServiceName, value: V) -> Option<V> {
-        let shard = self.shard(name.as_str());
-        Arc::make_mut(&mut self.shards[shard]).insert(name, value)
+        let (hash, shard, place) = self.find(name.as_str());
+        let entries = Arc::make_mut(&mut self.shards[shard]);
+        match place {
+            Ok(at) => Some(std::mem::replace(&mut entries[at].value, value)),
+            Err(at) => {
+                entries.insert(at, Entry { hash, name, value });
+                None
+            }
+        }
     }
 
     /// Takes a value out.
     pub(super) fn remove(&mut self, name: &str) -> Option<V> {
-        let shard = self.shard(name);
-        self.shards[shard].get(name)?;
-        Arc::make_mut(&mut self.shards[shard]).remove(name)
+        let (_, shard, place) = self.find(name);
+        Some(Arc::make_mut(&mut self.shards[shard]).remove(place.ok()?).value)
     }
 
     /// All of them, in no order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&ServiceName, &V)> {
-        self.shards.iter().flat_map(|shard| shard.iter())
+        self.shards.iter().flat_map(|shard| shard.iter()).map(|entry| (&entry.name, &entry.value))
     }
 }
 
