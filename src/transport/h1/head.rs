@@ -128,7 +128,8 @@ fn interpret(
     // One copy that every value shares: the read buffer is free again at once, and a slow client
     // holds on to a few hundred bytes instead of all of it.
     let text = Bytes::copy_from_slice(raw);
-    let mut headers = HeaderMap::with_capacity(parsed.headers.len());
+    // Room for what is added on the way to the client: growing later would move them all.
+    let mut headers = HeaderMap::with_capacity(parsed.headers.len() + 4);
     let mut lengths = Lengths::default();
     let (mut encodings, mut chunked) = (0, true);
     let (mut close, mut keep) = (asked.close, false);

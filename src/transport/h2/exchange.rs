@@ -9,7 +9,7 @@ use ::h2::client::ResponseFuture;
 use ::h2::{Reason, RecvStream};
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, Version};
 
 use super::body::H2Body;
 use super::channel::Seat;
@@ -97,12 +97,23 @@ fn head<B: RequestBody>(outgoing: &Outgoing<B>) -> Result<Request<()>, &'static 
     Ok(head)
 }
 
+/// Fields about one connection, and Host, whose place `:authority` takes.
+const STRIPPED: [HeaderName; 7] = [
+    HOST,
+    CONNECTION,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("http2-settings"),
+];
+
 fn strip_connection_fields(headers: &mut HeaderMap) {
-    for name in [HOST, CONNECTION, TRANSFER_ENCODING, UPGRADE] {
-        headers.remove(name);
-    }
-    for name in ["keep-alive", "proxy-connection", "http2-settings"] {
-        headers.remove(name);
+    // Mostly there is Host alone: to look at the names is cheaper than to look each of these up.
+    for name in STRIPPED {
+        if headers.keys().any(|there| *there == name) {
+            headers.remove(name);
+        }
     }
     if headers.get(TE).is_some_and(|te| te != "trailers") {
         headers.remove(TE);
