@@ -60,8 +60,7 @@ impl Call {
         client.state.request_begins();
         Box::new(Self {
             started: now,
-            request_id: context
-                .with_rng(|rng| super::headers::request_id(&request.headers, peer.trusted, rng)),
+            request_id: context.request_id(&request.headers, peer.trusted),
             address: peer.client(&request.headers, trusted),
             authority: HeaderValue::from_static(""),
             host: String::new(),

@@ -4,16 +4,19 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use http::{HeaderMap, HeaderValue};
+
 use super::access_log::AccessLog;
 use super::body::Body;
 use super::clock::Clock;
 use super::filter::{Chain, Filters};
-use super::headers::Via;
+use super::headers::{IdBlock, Via, request_id};
 use crate::config::plan::{ListenerKind, ListenerPlan};
 use crate::model::ServiceName;
 use crate::table::{CachedReader, RoutingTable, TableReader};
@@ -52,16 +55,37 @@ pub struct ProxyContext {
     table: RefCell<CachedReader>,
     generation: Cell<u64>,
     rng: RefCell<fastrand::Rng>,
+    ids: RefCell<IdBlock>,
     pub(super) via: Via,
     draining: Cell<bool>,
     pub(super) access_log: AccessLog,
-    series: RefCell<HashMap<SeriesKey, SeriesEntry>>,
+    series: RefCell<HashMap<SeriesKey, SeriesEntry, BuildHasherDefault<PlaceHasher>>>,
     connects: RefCell<HashMap<ServiceName, SecondsSeries>>,
     pub(super) chain: Option<Chain>,
 }
 
 /// Addresses of the three names: each entry keeps them alive, so that none is used twice.
 type SeriesKey = (usize, usize, usize);
+
+/// Mixes addresses, which no client chooses.
+#[derive(Debug, Default)]
+struct PlaceHasher(u64);
+
+impl Hasher for PlaceHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_usize(usize::from(*byte));
+        }
+    }
+
+    fn write_usize(&mut self, place: usize) {
+        self.0 = (self.0.rotate_left(5) ^ place as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
 
 struct SeriesEntry {
     series: RequestSeries,
@@ -115,6 +139,7 @@ impl ProxyContext {
             generation: Cell::new(table.get().generation()),
             table: RefCell::new(table),
             rng: RefCell::new(fastrand::Rng::new()),
+            ids: RefCell::default(),
             via: Via::new(&shared.token),
             draining: Cell::new(false),
             access_log: AccessLog::default(),
@@ -179,8 +204,9 @@ impl ProxyContext {
         look(self.table.borrow_mut().get(), &mut self.rng.borrow_mut())
     }
 
-    pub(super) fn with_rng<T>(&self, draw: impl FnOnce(&mut fastrand::Rng) -> T) -> T {
-        draw(&mut self.rng.borrow_mut())
+    /// The id of a request.
+    pub(super) fn request_id(&self, headers: &HeaderMap, trusted: bool) -> HeaderValue {
+        request_id(headers, trusted, &mut self.ids.borrow_mut(), &mut self.rng.borrow_mut())
     }
 
     /// Takes a place under the cap; `None` when there is none.

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use bytes::BytesMut;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Version};
 use ipnet::IpNet;
@@ -15,8 +16,13 @@ pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-i
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
+/// So many headers are added to a request.
+const ADDED: usize = 6;
 /// A request id from outside that is longer is replaced.
 const MAX_REQUEST_ID: usize = 128;
+/// Digits of a request id of ours, and how many ids share a block. A block lives as long as one of them.
+const ID: usize = 32;
+const IDS: usize = 64;
 
 /// Who this gateway is on the `via` line: its token tells it from other gateways of the same make.
 #[derive(Debug, Clone)]
@@ -44,15 +50,14 @@ impl Via {
         }
     }
 
-    /// Adds this hop; `Err` where it stands there already.
-    fn append(&self, headers: &mut HeaderMap, version: Version) -> Result<(), ProxyError> {
+    /// `Err` where this hop stands there already.
+    fn refuse_own(&self, headers: &HeaderMap) -> Result<(), ProxyError> {
         let own = |value: &HeaderValue| {
             value.to_str().is_ok_and(|text| text.split([',', ' ']).any(|word| word == self.pseudonym))
         };
         if headers.get_all(header::VIA).iter().any(own) {
             return Err(ProxyError::Loop);
         }
-        headers.append(header::VIA, self.line(version).clone());
         Ok(())
     }
 }
@@ -101,8 +106,33 @@ struct Found {
     te_trailers: bool,
 }
 
+/// Where new request ids come from. They share blocks of memory: one by one, an id and its first copy would
+/// cost an allocation each.
+#[derive(Debug, Default)]
+pub(super) struct IdBlock(BytesMut);
+
+impl IdBlock {
+    fn draw(&mut self, rng: &mut fastrand::Rng) -> HeaderValue {
+        if self.0.is_empty() {
+            self.0 = BytesMut::zeroed(ID * IDS);
+        }
+        let mut text = self.0.split_to(ID);
+        let mut bits = rng.u128(..);
+        for digit in text.iter_mut().rev() {
+            *digit = b"0123456789abcdef"[(bits & 15) as usize];
+            bits >>= 4;
+        }
+        HeaderValue::from_maybe_shared(text.freeze()).expect("hex digits")
+    }
+}
+
 /// The id of a request: the one that a trusted peer gave it, or a new one.
-pub(super) fn request_id(headers: &HeaderMap, trusted: bool, rng: &mut fastrand::Rng) -> HeaderValue {
+pub(super) fn request_id(
+    headers: &HeaderMap,
+    trusted: bool,
+    block: &mut IdBlock,
+    rng: &mut fastrand::Rng,
+) -> HeaderValue {
     if trusted {
         let sound = |value: &&HeaderValue| {
             !value.is_empty()
@@ -110,16 +140,17 @@ pub(super) fn request_id(headers: &HeaderMap, trusted: bool, rng: &mut fastrand:
                 && value.as_bytes().iter().all(u8::is_ascii_graphic)
         };
         if let Some(value) = headers.get(X_REQUEST_ID).filter(sound) {
-            return value.clone();
+            return unindexed(value.clone());
         }
     }
-    let mut text = [0; 32];
-    let mut bits = rng.u128(..);
-    for digit in text.iter_mut().rev() {
-        *digit = b"0123456789abcdef"[(bits & 15) as usize];
-        bits >>= 4;
-    }
-    HeaderValue::from_bytes(&text).expect("hex digits")
+    unindexed(block.draw(rng))
+}
+
+/// HTTP/2 keeps header values in a table in case they come again. These never do, and each would push
+/// something useful out.
+fn unindexed(mut value: HeaderValue) -> HeaderValue {
+    value.set_sensitive(true);
+    value
 }
 
 /// What [`forwarded`] needs to know beside the headers.
@@ -137,10 +168,15 @@ pub(super) struct Hop<'a> {
 /// Turns a client's headers into the ones that an instance gets.
 pub(super) fn forwarded(headers: &mut HeaderMap, hop: Hop<'_>) -> Result<(), ProxyError> {
     let trusted = hop.peer.trusted;
-    let mut found = Found::default();
+    // One look over the names spares a look-up for each that is not there.
+    let (mut found, mut expect, mut via) = (Found::default(), false, false);
     for name in headers.keys() {
         if is_hop_by_hop(name) || *name == header::TE {
             found.hop = true;
+        } else if *name == header::EXPECT {
+            expect = true;
+        } else if *name == header::VIA {
+            via = true;
         } else if *name == header::FORWARDED || is_ours_only(name.as_str(), trusted) {
             found.drop.push(name.clone());
         }
@@ -153,7 +189,9 @@ pub(super) fn forwarded(headers: &mut HeaderMap, hop: Hop<'_>) -> Result<(), Pro
             headers.remove(name);
         }
     }
-    headers.remove(header::EXPECT);
+    if expect {
+        headers.remove(header::EXPECT);
+    }
     if found.te_trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
@@ -162,8 +200,14 @@ pub(super) fn forwarded(headers: &mut HeaderMap, hop: Hop<'_>) -> Result<(), Pro
         headers.insert(header::UPGRADE, upgrade);
     }
 
-    hop.via.append(headers, hop.version)?;
-    headers.insert(header::HOST, hop.authority.clone());
+    headers.reserve(ADDED);
+    if via {
+        hop.via.refuse_own(headers)?;
+    }
+    headers.append(header::VIA, hop.via.line(hop.version).clone());
+    if headers.get(header::HOST) != Some(hop.authority) {
+        headers.insert(header::HOST, hop.authority.clone());
+    }
     headers.insert(X_REQUEST_ID, hop.request_id.clone());
     let hops = if trusted { forwarded_for(headers, &hop.peer.text) } else { hop.peer.text.clone() };
     headers.insert(X_FORWARDED_FOR, hops);
@@ -457,11 +501,15 @@ mod tests {
 
     #[test]
     fn request_ids_are_kept_from_trusted_peers_only() {
-        let mut rng = fastrand::Rng::with_seed(1);
+        let (mut rng, mut block) = (fastrand::Rng::with_seed(1), IdBlock::default());
+        let mut id = |headers: &HeaderMap, trusted| request_id(headers, trusted, &mut block, &mut rng);
         let given = map(&[("x-request-id", "abc")]);
-        assert_eq!(request_id(&given, true, &mut rng), "abc");
-        let own = request_id(&given, false, &mut rng);
-        assert!(own.len() == 32 && own != request_id(&given, false, &mut rng));
-        assert_eq!(request_id(&map(&[("x-request-id", "a b")]), true, &mut rng).len(), 32);
+        assert_eq!(id(&given, true), "abc");
+        assert_eq!(id(&map(&[("x-request-id", "a b")]), true).len(), ID);
+        let own: std::collections::HashSet<_> = (0..IDS * 3).map(|_| id(&given, false)).collect();
+        assert!(
+            own.len() == IDS * 3 && own.iter().all(|id| id.len() == ID),
+            "new ones differ, across blocks too"
+        );
     }
 }

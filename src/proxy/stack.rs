@@ -78,7 +78,9 @@ fn admit(client: &Client, call: &mut Call, parts: &mut Parts) -> Result<(), Prox
         let target = std::mem::take(&mut parts.uri).into_parts().path_and_query;
         parts.uri = Uri::from(target.unwrap_or_else(|| PathAndQuery::from_static("/")));
     }
-    parts.headers.insert(HOST, call.authority.clone());
+    if parts.headers.get(HOST) != Some(&call.authority) {
+        parts.headers.insert(HOST, call.authority.clone());
+    }
     parts.extensions = http::Extensions::new();
     Ok(())
 }
