@@ -96,6 +96,8 @@ pub(super) struct ConnState {
     /// The request body broke its framing.
     pub(super) broken_body: Cell<bool>,
     pub(super) hold: Cell<Hold>,
+    /// The client said that it sends no other request.
+    pub(super) last_request: Cell<bool>,
     /// What hyper's connection held when it was dropped.
     pub(super) leftover: RefCell<Option<Leftover>>,
 }
@@ -170,6 +172,7 @@ impl ConnState {
             fault: Cell::new(None),
             broken_body: Cell::new(false),
             hold: Cell::new(Hold::None),
+            last_request: Cell::new(false),
             leftover: RefCell::new(None),
         })
     }

@@ -20,7 +20,7 @@ use super::headers::{IdBlock, Via, request_id};
 use crate::config::plan::{ListenerKind, ListenerPlan};
 use crate::model::ServiceName;
 use crate::table::{CachedReader, RoutingTable, TableReader};
-use crate::telemetry::{LineSink, Metrics, RequestSeries, SecondsSeries};
+use crate::telemetry::{ConnectionSeries, LineSink, Metrics, RequestSeries, SecondsSeries};
 use crate::transport::{Transport, TransportOptions};
 
 /// What every worker is started with.
@@ -96,6 +96,8 @@ struct SeriesEntry {
 #[derive(Debug)]
 pub struct ListenerState {
     plan: Arc<ListenerPlan>,
+    /// Its connections, counted.
+    pub(super) connections: ConnectionSeries,
 }
 
 /// A client connection's place under `max_connections`.
@@ -104,8 +106,8 @@ pub(super) struct OpenConnection(Arc<AtomicUsize>);
 
 impl ListenerState {
     /// A listener that is served by these settings.
-    pub fn new(plan: Arc<ListenerPlan>, _context: &Rc<ProxyContext>) -> Self {
-        Self { plan }
+    pub fn new(plan: Arc<ListenerPlan>, context: &Rc<ProxyContext>) -> Self {
+        Self { connections: context.metrics().connection_series(&plan.name), plan }
     }
 
     /// Its name.

@@ -7,11 +7,11 @@
 //! was read but not used go to the connection's state, for a tunnel or a lingering close.
 
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::conn::{ConnState, Hold, Reading};
@@ -33,6 +33,15 @@ pub(super) struct Leftover {
     pub(super) stream: TcpStream,
     /// Read from it, used by nobody.
     pub(super) unread: Vec<u8>,
+    /// Our FIN has gone out.
+    pub(super) shut: bool,
+}
+
+impl Leftover {
+    /// Whether our FIN is out and all that came was read, to the end of a message.
+    pub(super) fn is_spent(&self, state: &ConnState) -> bool {
+        self.shut && self.unread.is_empty() && state.reading.get() == Reading::Between
+    }
 }
 
 /// What the bytes are.
@@ -73,6 +82,7 @@ pub(super) struct Io {
     stash: Vec<u8>,
     taken: usize,
     ready: usize,
+    shut: bool,
 }
 
 impl Io {
@@ -99,13 +109,10 @@ impl Io {
                 } else if state.head_is_late() {
                     return Poll::Ready(Some(Opening::Http1));
                 }
-                let mut buf = [0; FIRST_READ];
-                let mut buf = ReadBuf::new(&mut buf);
-                match ready!(Pin::new(&mut stream).poll_read(cx, &mut buf)) {
-                    Ok(()) if !buf.filled().is_empty() => {
-                        state.received(buf.filled().len());
+                match ready!(pin!(stream.read_buf(&mut stash)).poll(cx)) {
+                    Ok(len) if len > 0 => {
+                        state.received(len);
                         state.set_reading(Reading::Head);
-                        stash.extend_from_slice(buf.filled());
                     }
                     _ => return Poll::Ready(None),
                 }
@@ -119,7 +126,8 @@ impl Io {
                 Mode::Frames(Box::new(FrameWatch::new(state.now())))
             }
         };
-        let mut io = Self { stream: Some(stream), state, limits, mode, stash, taken: 0, ready: 0 };
+        let mut io =
+            Self { stream: Some(stream), state, limits, mode, stash, taken: 0, ready: 0, shut: false };
         io.admit_stash();
         Some((io, opening))
     }
@@ -330,7 +338,7 @@ impl Drop for Io {
                 Mode::Refused | Mode::Flooded => Vec::new(),
                 _ => self.stash.split_off(self.taken),
             };
-            *self.state.leftover.borrow_mut() = Some(Leftover { stream, unread });
+            *self.state.leftover.borrow_mut() = Some(Leftover { stream, unread, shut: self.shut });
         }
     }
 }
@@ -381,6 +389,8 @@ impl AsyncWrite for Io {
 
     /// Sends FIN. The rest of a close is for who gets the leftover.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream().poll_shutdown(cx)
+        let shut = ready!(self.stream().poll_shutdown(cx));
+        self.shut = shut.is_ok();
+        Poll::Ready(shut)
     }
 }

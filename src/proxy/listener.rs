@@ -81,7 +81,7 @@ pub async fn serve(
         context.metrics().connection_refused(listener.name(), "max_connections");
         return refuse(stream, &listener, &context).await;
     };
-    let series = context.metrics().connection_series(listener.name());
+    let series = listener.connections.clone();
     series.opened();
     let _closed = OnDrop(|| series.closed());
     let _ = stream.set_nodelay(true);
@@ -105,7 +105,7 @@ async fn refuse(mut stream: TcpStream, listener: &ListenerState, context: &Proxy
         context.count(listener, None, None, 503, std::time::Duration::ZERO);
         // A fresh socket has room for these bytes.
         let _ = stream.try_write(FULL);
-        tunnel::linger(stream).await;
+        tunnel::linger(stream, false).await;
     } else {
         let _ = stream.shutdown().await;
     }
@@ -142,7 +142,10 @@ async fn serve_http(
     let call = client.tunnel.borrow_mut().take();
     match call {
         Some(call) => run_tunnel(leftover, call, &client).await,
-        None => tunnel::linger(leftover.stream).await,
+        // A client that promised to send no more, and whose last request is read whole, sends nothing that
+        // could turn a close into a reset.
+        None if state.last_request.get() && leftover.is_spent(&state) => {}
+        None => tunnel::linger(leftover.stream, leftover.shut).await,
     }
 }
 
@@ -236,7 +239,7 @@ async fn run_http2(io: Io, client: &Rc<Client>) {
 /// The connection after 101, until both sides have said all.
 async fn run_tunnel(leftover: Leftover, mut call: Box<Call>, client: &Client) {
     let Some(upstream) = call.tunnel.take() else { return };
-    let Leftover { stream, unread } = leftover;
+    let Leftover { stream, unread, .. } = leftover;
     client.state.set_reading(Reading::Opaque);
     let end = {
         let record = &mut call;

@@ -23,6 +23,7 @@ use super::conn::Hold;
 use super::error::ProxyError;
 use super::forward::forward;
 use super::grpc::is_grpc;
+use super::headers::has_token;
 use super::listener::Client;
 use super::request::check;
 use super::respond::{self, Manner};
@@ -65,6 +66,9 @@ pub(super) async fn serve(
 /// origin form, one Host, a clean path.
 fn admit(client: &Client, call: &mut Call, parts: &mut Parts) -> Result<(), ProxyError> {
     let checked = check(parts, client.limits())?;
+    if parts.headers.contains_key(CONNECTION) && has_token(&parts.headers, &CONNECTION, "close") {
+        client.state.last_request.set(true);
+    }
     call.host = checked.host;
     call.authority = checked.authority;
     if let Some(path) = checked.path {

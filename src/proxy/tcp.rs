@@ -57,7 +57,7 @@ pub(super) async fn serve(
         record.error = error;
         lease.settle(outcome, None);
     } else {
-        tunnel::linger(stream).await;
+        tunnel::linger(stream, false).await;
     }
     if context.access_log.is_on() {
         log(context, listener, service, peer, &record, started.elapsed());

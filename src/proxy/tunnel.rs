@@ -124,15 +124,18 @@ where
 
 /// Closes a socket whose peer may still send: FIN, then at most 64 KiB or a second is read and dropped, so
 /// that the peer reads our last bytes before a reset reaches it.
-pub(super) async fn linger(mut stream: tokio::net::TcpStream) {
+pub(super) async fn linger(mut stream: tokio::net::TcpStream, shut: bool) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     const LIMIT: usize = 64 * 1024;
     const TIME: std::time::Duration = std::time::Duration::from_secs(1);
 
     let drop_rest = async {
-        stream.shutdown().await?;
-        let mut buffer = vec![0; 8 * 1024];
+        // Where the FIN has gone out already, a system call would only say so.
+        if !shut {
+            stream.shutdown().await?;
+        }
+        let mut buffer = vec![0; 2 * 1024];
         let mut dropped = 0;
         while dropped < LIMIT {
             match stream.read(&mut buffer).await? {
