@@ -91,6 +91,7 @@ def main():
     if unknown:
         parser.error(f"no scenario {', '.join(sorted(unknown))}")
     RUN.mkdir(parents=True, exist_ok=True)
+    proxies.prefer("self")
     origins = proxies.origins()
     try:
         for scenario in wanted:
