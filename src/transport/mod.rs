@@ -11,6 +11,7 @@
 mod body;
 mod buffers;
 mod client;
+pub mod codec;
 mod connect;
 mod error;
 mod h1;

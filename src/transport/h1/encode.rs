@@ -45,6 +45,11 @@ pub(super) fn request_head(parts: &Parts, framing: Outbound, out: &mut BytesMut)
     put(out, &[b"\r\n"]);
 }
 
+/// Writes the head of a request that has no body.
+pub(crate) fn write_head(parts: &Parts, out: &mut BytesMut) {
+    request_head(parts, Outbound::None, out);
+}
+
 /// Writes the line before `len` bytes of data.
 pub(super) fn chunk_size(len: usize, out: &mut BytesMut) {
     number(len as u64, 16, out);

@@ -14,14 +14,12 @@ mod io;
 mod upload;
 
 pub(crate) use body::H1Body;
-pub(crate) use encode::expects_body;
-pub(crate) use exchange::{MAX_INTERIM, send};
-pub(crate) use io::Conn;
-
-#[cfg(test)]
 pub(crate) use decode::{Decoder, Step};
-#[cfg(test)]
+pub(crate) use encode::expects_body;
+pub(crate) use encode::write_head;
+pub(crate) use exchange::{MAX_INTERIM, send};
 pub(crate) use head::{Asked, HeadParser};
+pub(crate) use io::Conn;
 
 /// Bounds on what an answer may make us hold.
 #[derive(Debug, Clone, Copy)]

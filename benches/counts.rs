@@ -1,0 +1,162 @@
+//! Work to be counted instead of timed: `counts CASE TIMES` does one thing so many times.
+//!
+//! `bench/callgrind.sh` runs it under valgrind twice and divides: instructions hold still where time does not.
+#![allow(missing_docs)]
+
+use std::collections::{BTreeMap, HashMap};
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use http::{HeaderMap, Method, Request};
+use zoogate::config::plan::{
+    Limits, PathMatch, RoutePlan, Segment, ServiceDefaults, ServicePlan, ServiceRef, WeightedService,
+};
+use zoogate::model::{
+    Address, BalancePolicy, BalanceSpec, FormatChoice, HashKey, Host, Incarnation, Instance, InstanceId,
+    Protocol, RegistryName, ServiceName, ServiceSnapshot,
+};
+use zoogate::table::{PickRequest, RouteInput, Settings, TableConfig, TableReader, TableWriter};
+use zoogate::telemetry::Outcome;
+use zoogate::transport::codec::{read_answer, write_request};
+
+const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nserver: origin\r\ndate: Thu, 01 Jan 2026 00:00:00 GMT\r\n\
+    content-type: text/plain\r\ncontent-length: 16\r\n\r\n0123456789abcdef";
+const CHUNKS: &[u8] =
+    b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n8\r\n01234567\r\n8\r\n01234567\r\n0\r\n\r\n";
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let [case, times] = &args[..] else {
+        // `cargo bench` and `cargo test` start it without: there is nothing to time.
+        eprintln!("counts read-answer|read-chunks|write-request|route|pick-POLICY TIMES");
+        return;
+    };
+    let times = times.parse().expect("a number");
+    match case.as_str() {
+        "read-answer" => repeat(times, || read_answer(black_box(ANSWER), usize::MAX)),
+        "read-chunks" => repeat(times, || read_answer(black_box(CHUNKS), usize::MAX)),
+        "write-request" => {
+            let (parts, ()) = Request::get("/orders/7?full=1")
+                .header("host", "shop.example")
+                .header("user-agent", "bench")
+                .header("x-request-id", "0123456789abcdef0123456789abcdef")
+                .header("x-forwarded-for", "192.0.2.7")
+                .body(())
+                .expect("a request")
+                .into_parts();
+            let mut out = BytesMut::with_capacity(4096);
+            repeat(times, || {
+                out.clear();
+                write_request(black_box(&parts), &mut out);
+            });
+        }
+        "route" => route(times),
+        other => pick(other.strip_prefix("pick-").expect("a case"), times),
+    }
+}
+
+fn repeat<T>(times: u64, mut work: impl FnMut() -> T) {
+    for _ in 0..times {
+        black_box(work());
+    }
+}
+
+fn name(text: &str) -> ServiceName {
+    ServiceName::new(text).expect("a name")
+}
+
+/// One service of ten instances, ten routes.
+fn table(policy: &str) -> TableReader {
+    let (policy, key) = match policy {
+        "least_request" => (BalancePolicy::LeastRequest, None),
+        "peak_ewma" => (BalancePolicy::PeakEwma, None),
+        "random" => (BalancePolicy::Random, None),
+        "ring" => (BalancePolicy::Ring { virtual_nodes: 160 }, Some(HashKey::ClientIp)),
+        "maglev" => (BalancePolicy::Maglev { table_size: 65_537 }, Some(HashKey::ClientIp)),
+        _ => (BalancePolicy::RoundRobin, None),
+    };
+    let defaults = ServiceDefaults {
+        format: FormatChoice::Auto,
+        protocol: Protocol::Http1,
+        balance: BalanceSpec { policy, key, load_bound: None },
+        connect_timeout: Duration::from_secs(1),
+        dns_ttl: Duration::from_secs(30),
+    };
+    let registry = RegistryName::new("main").expect("a name");
+    let service = ServicePlan { name: name("orders"), registry, path: "/services/orders".into(), defaults };
+    let limits = Limits {
+        max_connections: 1,
+        max_headers: 100,
+        max_header_size: 65_536,
+        max_body: None,
+        idle_timeout: Duration::from_secs(60),
+        header_timeout: Duration::from_secs(10),
+    };
+    let route = |i: usize| RoutePlan {
+        name: format!("route-{i}").into(),
+        host: None,
+        path: PathMatch { segments: vec![Segment::Literal(format!("r{i}").into())], prefix: true },
+        methods: Vec::new(),
+        headers: Vec::new(),
+        query: Vec::new(),
+        services: vec![WeightedService { service: ServiceRef::Named(name("orders")), weight: 1 }],
+        timeout: None,
+        rewrite: None,
+    };
+    let (mut writer, reader) = TableWriter::new(1);
+    writer.configure(TableConfig {
+        settings: Settings { limits, listeners: Vec::new() },
+        services: vec![service],
+        catalogs: Vec::new(),
+        routes: (0..10).map(route).collect(),
+        deny: HashMap::new(),
+        balancers: HashMap::new(),
+    });
+    let instances = (0..10_u8).map(instance).collect();
+    writer.apply(&name("orders"), Arc::new(ServiceSnapshot { instances, ..ServiceSnapshot::default() }));
+    writer.publish();
+    reader
+}
+
+fn instance(i: u8) -> Arc<Instance> {
+    Arc::new(Instance {
+        id: InstanceId { name: format!("node-{i}").into(), incarnation: Incarnation(u64::from(i), 0) },
+        address: Address { host: Host::Ip([10, 0, 0, i].into()), port: 8080 },
+        scheme: None,
+        tls: None,
+        weight: 1.0,
+        enabled: true,
+        zone: None,
+        role: None,
+        registered_ms: None,
+        metadata: BTreeMap::new(),
+    })
+}
+
+fn route(times: u64) {
+    let mut reader = table("round_robin").cached();
+    let (headers, mut rng) = (HeaderMap::new(), fastrand::Rng::with_seed(1));
+    repeat(times, || {
+        let path = black_box("/r7/orders/7");
+        let input =
+            RouteInput { method: &Method::GET, host: "shop.example", path, query: None, headers: &headers };
+        let table = reader.get();
+        let matched = table.route(&input).expect("a route");
+        matched.choose_service(table, &mut rng).expect("a service").revision()
+    });
+}
+
+/// A pick with its lease, settled at once.
+fn pick(policy: &str, times: u64) {
+    let table = table(policy).load();
+    let upstream = table.upstream("orders").expect("it is there");
+    let (mut rng, now) = (fastrand::Rng::with_seed(1), Instant::now());
+    repeat(times, || {
+        let key = Some(black_box(&b"user-7"[..]));
+        let request = PickRequest { rng: &mut rng, worker: 0, key, tried: &[], now };
+        let lease = upstream.pick(request).expect("someone is up");
+        lease.settle(Outcome::Ok, Some(Duration::from_millis(1)));
+    });
+}

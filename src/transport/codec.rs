@@ -1,0 +1,61 @@
+//! The HTTP/1.1 codec without a connection: what benchmarks and fuzzers call.
+
+use bytes::BytesMut;
+use http::StatusCode;
+use http::request::Parts;
+
+use super::h1::{Asked, Decoder, HeadLimits, HeadParser, Step, write_head};
+use super::{ProtocolError, TransportOptions};
+
+/// Reads the answer to a GET as it would come in, `piece` bytes at a time.
+///
+/// Its status and the length of its body, or `None` where `input` does not hold all of it.
+pub fn read_answer(input: &[u8], piece: usize) -> Result<Option<(StatusCode, u64)>, ProtocolError> {
+    let options = TransportOptions::default();
+    let limits = HeadLimits { max_headers: options.max_headers, max_header_size: options.max_header_size };
+    let (asked, mut parser, mut buf) = (Asked::default(), HeadParser::default(), BytesMut::new());
+    let mut pieces = input.chunks(piece.max(1));
+    let answer = loop {
+        match parser.parse(&mut buf, limits, &asked)? {
+            Some(answer) if answer.is_interim() => continue,
+            Some(answer) => break answer,
+            None => {}
+        }
+        let Some(piece) = pieces.next() else { return Ok(None) };
+        buf.extend_from_slice(piece);
+    };
+    let (mut decoder, mut length) = (Decoder::new(answer.framing, limits), 0);
+    loop {
+        match decoder.decode(&mut buf)? {
+            Step::Data(data) => length += data.len() as u64,
+            Step::Trailers(_) => {}
+            Step::End => return Ok(Some((answer.status, length))),
+            Step::More => match pieces.next() {
+                Some(piece) => buf.extend_from_slice(piece),
+                None if decoder.close() => {}
+                None => return Ok(None),
+            },
+        }
+    }
+}
+
+/// Writes the head of a request without a body, as it goes to an instance.
+pub fn write_request(parts: &Parts, out: &mut BytesMut) {
+    write_head(parts, out);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_the_same_in_whatever_pieces_it_comes() {
+        let whole = b"HTTP/1.1 103 Early\r\n\r\nHTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n\
+            3\r\nabc\r\n0\r\nx-sum: 1\r\n\r\n";
+        for piece in 1..=whole.len() {
+            assert_eq!(read_answer(whole, piece).unwrap(), Some((StatusCode::OK, 3)), "{piece}");
+        }
+        assert_eq!(read_answer(&whole[..whole.len() - 1], 7).unwrap(), None);
+        assert!(read_answer(b"HTTP/1.1 200 OK\r\ncontent-length: 1, 1\r\n\r\n", 64).is_err());
+    }
+}
