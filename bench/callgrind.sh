@@ -6,7 +6,10 @@ set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 command -v valgrind >/dev/null || { echo "install: valgrind" >&2; exit 1; }
 binary=$(cargo bench --quiet --no-run --message-format=json --bench counts |
-  python3 -c 'import json, sys; print([e for e in (json.loads(l).get("executable") for l in sys.stdin) if e][-1])')
+  python3 -c 'import json, sys
+for message in map(json.loads, sys.stdin):
+    if message.get("executable") and message["target"]["name"] == "counts":
+        print(message["executable"])')
 out=$(mktemp); trap 'rm -f "$out"' EXIT
 
 count() { valgrind --tool=callgrind --callgrind-out-file=/dev/null "$binary" "$1" "$2" 2>&1 | sed -n 's/.*Collected : *//p'; }
