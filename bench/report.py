@@ -72,12 +72,14 @@ def circumstances():
     cores = Path("/proc/cpuinfo").read_text().count("processor\t")
     version = lambda *command: re.sub(r"\s*(http|-|[(]C[)]).*", "", first_line(*command)).strip()
     wrk = re.search(r"wrk (\S+)", first_line("wrk", "-v"))
+    pingora = "; Pingora 0.9" if (RUN / "build" / "release" / "bench-pingora").exists() else "; Pingora not built"
     commit = first_line("git", "-C", str(HERE), "rev-parse", "--short", "HEAD")
     return [["date", time.strftime("%d %B %Y", time.gmtime())],
             ["machine", f"{cores} × {cpu[1] if cpu else platform.machine()}, Linux {platform.release()}"],
             ["zoogate", f"commit {commit}, profile `dist`, {version('rustc', '--version')}"],
-            ["peers", f"{version('haproxy', '-v')}; {first_line('nginx', '-v').replace('nginx version: ', '')}; Pingora 0.9"],
-            ["load", f"wrk {wrk[1] if wrk else '?'} (64 connections), {first_line('h2load', '--version')} (8 × 32 streams)"]]
+            ["peers", f"{version('haproxy', '-v')}; {first_line('nginx', '-v').replace('nginx version: ', '')}{pingora}"],
+            ["load", f"wrk {wrk[1] if wrk else '?'} (64 connections), {first_line('h2load', '--version')} (8 × 32 streams)"],
+            ["load average", " ".join(Path("/proc/loadavg").read_text().split()[:3]) + " at the end of the run"]]
 
 
 def write(compared, special):
