@@ -13,8 +13,10 @@ use super::http::{self, Answer};
 /// However slow the machine: an event that has not come by then will not.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The binary built with the tests; `ZOOGATE_TEST_BINARY` names another, such as one built for release.
 pub fn binary() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_zoogate"))
+    let other = std::env::var_os("ZOOGATE_TEST_BINARY");
+    Command::new(other.unwrap_or_else(|| env!("CARGO_BIN_EXE_zoogate").into()))
 }
 
 /// A folder of the test's own, removed with it.
