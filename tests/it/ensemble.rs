@@ -139,8 +139,10 @@ impl World {
         let client = self.runtime.block_on(zk::client(&connect));
         let mut seen = (Vec::new(), Vec::new());
         let look = || {
-            let listing = tokio::time::timeout(Duration::from_secs(2), client.list_children("/orders"));
-            let mut nodes = self.runtime.block_on(async { listing.await.ok()?.ok() })?;
+            let listing = async {
+                tokio::time::timeout(Duration::from_secs(2), client.list_children("/orders")).await.ok()?.ok()
+            };
+            let mut nodes = self.runtime.block_on(listing)?;
             nodes.sort();
             let stale = self.gateway.metric("zoogate_registry_stale_seconds{registry=\"main\"}")?;
             let connected = self.gateway.metric("zoogate_registry_connected{registry=\"main\"}")?;
