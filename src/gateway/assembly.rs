@@ -181,7 +181,7 @@ impl Running {
 
     /// Waits until every configured service and catalog has been listed. Cancel-safe.
     pub async fn ready(&self) {
-        while !self.waiting_for().is_empty() {
+        while !self.reader.load().is_listed() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }

@@ -29,7 +29,7 @@ pub async fn survey(plan: &Plan, limit: Duration) -> Survey {
     registries.configure(plan, &[plan.admin.listen]);
     let mut reasons = std::collections::BTreeMap::new();
     let listing = async {
-        while !reader.load().unlisted().is_empty() {
+        while !reader.load().is_listed() {
             let Some(from) = changes.recv().await else { return };
             match from.change {
                 Change::Updated { service, snapshot, .. } => {

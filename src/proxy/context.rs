@@ -188,17 +188,7 @@ impl ProxyContext {
             // Names come and go with generations: what is still in use comes back at once.
             self.series.borrow_mut().clear();
             self.connects.borrow_mut().clear();
-            self.forget_departed(table);
         }
-    }
-
-    /// Closes idle connections toward endpoints that the table no longer holds.
-    fn forget_departed(&self, table: &RoutingTable) {
-        let alive: std::collections::HashSet<u64> = table
-            .upstreams()
-            .flat_map(|upstream| upstream.endpoints().iter().map(|endpoint| endpoint.target.id))
-            .collect();
-        self.transport.retain(|id| alive.contains(&id));
     }
 
     /// Looks at the table of now. Never held over an await: it takes a closure.

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -63,8 +63,6 @@ pub struct Endpoint {
     /// The address as text.
     pub address: Arc<str>,
     pub(super) vitals: Arc<Vitals>,
-    /// Whether its target is in no table any more.
-    pub(super) closed: Arc<AtomicBool>,
 }
 
 /// What changes about an endpoint. Outlives changes of its label and of how it is dialled.
@@ -217,7 +215,7 @@ impl Endpoint {
 
     /// It is dialled in another way from now on, through another target.
     pub(super) fn replace(&self) {
-        self.closed.store(true, Ordering::Relaxed);
+        self.target.gone.store(true, Ordering::Relaxed);
     }
 
     /// Up, ejected or draining; what the registration says is not its business.
@@ -232,7 +230,7 @@ impl Endpoint {
     /// Whether no table holds its target any more (its node is gone, or it is dialled in another way
     /// now). Then idle connections to that target may go, too.
     pub fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Relaxed)
+        self.target.gone.load(Ordering::Relaxed)
     }
 
     /// Requests on it now.

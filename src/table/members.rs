@@ -162,7 +162,6 @@ impl Maker {
             id: Arc::clone(&group.first.id.name),
             address: group.address.to_string().into(),
             vitals: Arc::new(Vitals::new(self.epoch, Arc::clone(&lasting.census))),
-            closed: Arc::default(),
         })
     }
 
@@ -181,14 +180,10 @@ impl Maker {
         if same_target && endpoint.id == *id {
             return Arc::clone(endpoint);
         }
-        let (target, closed) = if same_target {
-            (Arc::clone(&endpoint.target), Arc::clone(&endpoint.closed))
-        } else {
-            (self.target(spec, group.address), Arc::default())
-        };
+        let target =
+            if same_target { Arc::clone(&endpoint.target) } else { self.target(spec, group.address) };
         Arc::new(Endpoint {
             target,
-            closed,
             id: Arc::clone(id),
             address: Arc::clone(&endpoint.address),
             vitals: Arc::clone(&endpoint.vitals),
@@ -204,6 +199,7 @@ impl Maker {
             connect_timeout: spec.defaults.connect_timeout,
             dns_ttl: spec.defaults.dns_ttl,
             deny: Arc::clone(&spec.deny),
+            gone: Arc::default(),
         })
     }
 }

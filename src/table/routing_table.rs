@@ -1,7 +1,6 @@
 //! One generation of everything that a request needs to know.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::config::plan::{ServiceRef, WeightedService};
@@ -21,7 +20,7 @@ pub struct RoutingTable {
     pub(super) settings: Arc<Settings>,
     pub(super) matcher: Arc<Matcher>,
     pub(super) upstreams: ShardedMap<Arc<Upstream>>,
-    pub(super) bases: Arc<BTreeMap<ServiceName, BaseState>>,
+    pub(super) bases: ShardedMap<BaseState>,
 }
 
 /// What is known of a configured service, or of a catalog with all its children.
@@ -96,19 +95,27 @@ impl RoutingTable {
         Some(Matched { captures: route.captures(input.path), route: Arc::clone(route) })
     }
 
-    /// Configured services and catalogs, with what is known of each.
-    pub fn bases(&self) -> &BTreeMap<ServiceName, BaseState> {
-        &self.bases
+    /// Configured services and catalogs in no order, with what is known of each.
+    pub fn bases(&self) -> impl Iterator<Item = (&ServiceName, &BaseState)> {
+        self.bases.iter()
     }
 
     /// What is known of a service's base: its catalog's state covers a child.
     pub fn base_of(&self, upstream: &Upstream) -> Option<&BaseState> {
-        self.bases.get(&upstream.spec().base)
+        self.bases.get(upstream.spec().base.as_str())
     }
 
     /// Configured services and catalogs that have not been listed yet.
     pub fn unlisted(&self) -> Vec<ServiceName> {
-        self.bases.iter().filter(|(_, state)| !state.listed).map(|(name, _)| name.clone()).collect()
+        let mut names: Vec<_> =
+            self.bases.iter().filter(|(_, state)| !state.listed).map(|(name, _)| name.clone()).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Whether every configured service and catalog has been listed.
+    pub fn is_listed(&self) -> bool {
+        self.bases.iter().all(|(_, state)| state.listed)
     }
 }
 

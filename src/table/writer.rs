@@ -29,7 +29,9 @@ pub struct TableWriter {
     specs: Specs,
     settings: Arc<Settings>,
     matcher: Arc<Matcher>,
-    bases: Arc<BTreeMap<ServiceName, BaseState>>,
+    bases: ShardedMap<BaseState>,
+    /// Whether they differ from what is published.
+    bases_changed: bool,
     /// What `publish` has to build.
     pending: BTreeMap<ServiceName, Pending>,
     removals: bool,
@@ -68,13 +70,13 @@ impl TableWriter {
     /// An empty table for so many workers, and its reader.
     pub fn new(workers: usize) -> (Self, TableReader) {
         let settings = Arc::new(Settings::nothing());
-        let (matcher, bases) = (Arc::<Matcher>::default(), Arc::default());
+        let (matcher, bases) = (Arc::<Matcher>::default(), ShardedMap::default());
         let first = Arc::new(RoutingTable {
             generation: 0,
             settings: Arc::clone(&settings),
             matcher: Arc::clone(&matcher),
             upstreams: ShardedMap::default(),
-            bases: Arc::clone(&bases),
+            bases: bases.clone(),
         });
         let publisher = Publisher::new(Arc::clone(&first));
         let reader = publisher.reader();
@@ -88,6 +90,7 @@ impl TableWriter {
             settings,
             matcher,
             bases,
+            bases_changed: false,
             pending: BTreeMap::new(),
             removals: false,
             garbage: Garbage::default(),
@@ -109,7 +112,8 @@ impl TableWriter {
     pub fn configure(&mut self, config: TableConfig) -> Vec<(ServiceName, Membership)> {
         let TableConfig { settings, services, catalogs, routes, deny, balancers } = config;
         let specs = Specs::new(services, catalogs, &deny, &balancers, &self.standard);
-        self.bases = Arc::new(self.next_bases(&specs));
+        self.bases = self.next_bases(&specs);
+        self.bases_changed = true;
         let old = std::mem::replace(&mut self.specs, specs);
         self.settings = Arc::new(settings);
         self.matcher = Arc::new(Matcher::new(routes));
@@ -143,17 +147,22 @@ impl TableWriter {
         gone
     }
 
-    fn next_bases(&self, specs: &Specs) -> BTreeMap<ServiceName, BaseState> {
+    fn next_bases(&self, specs: &Specs) -> ShardedMap<BaseState> {
         let state = |spec: &Arc<ServiceSpec>| {
             let catalog = specs.catalogs.contains_key(&spec.name);
             let before = if catalog { &self.specs.catalogs } else { &self.specs.services }.get(&spec.name);
-            let kept =
-                before.filter(|before| before.same_place(spec)).and_then(|_| self.bases.get(&spec.name));
+            let kept = before
+                .filter(|before| before.same_place(spec))
+                .and_then(|_| self.bases.get(spec.name.as_str()));
             let kept = kept.filter(|state| state.catalog == catalog).cloned();
             let unknown = BaseState { listed: false, trust: Trust::Stale, reason: None, catalog };
             (spec.name.clone(), kept.unwrap_or(unknown))
         };
-        specs.bases().map(state).collect()
+        let mut bases = ShardedMap::default();
+        for (name, state) in specs.bases().map(state) {
+            bases.insert(name, state);
+        }
+        bases
     }
 
     /// A service's members are these now. Returns what that changes; for a service that nobody
@@ -195,19 +204,20 @@ impl TableWriter {
     /// Whether a configured service, or a catalog with all its children, is what its registry holds.
     /// `Live` also says that it has been listed. Returns whether that is news.
     pub fn trust(&mut self, base: &ServiceName, trust: Trust, reason: Option<Arc<str>>) -> bool {
-        let Some(before) = self.bases.get(base) else { return false };
+        let Some(before) = self.bases.get(base.as_str()) else { return false };
         let listed = before.listed || trust == Trust::Live;
         let after = BaseState { listed, trust, reason, catalog: before.catalog };
         let news = after != *before;
         if news {
-            Arc::make_mut(&mut self.bases).insert(base.clone(), after);
+            self.bases.insert(base.clone(), after);
+            self.bases_changed = true;
         }
         news
     }
 
     /// A base that was believed is not any more, until it is told of again.
     pub fn unsure(&mut self, base: &ServiceName, reason: &str) {
-        if self.bases.get(base).is_some_and(|state| state.trust == Trust::Live) {
+        if self.bases.get(base.as_str()).is_some_and(|state| state.trust == Trust::Live) {
             self.trust(base, Trust::Stale, Some(reason.into()));
         }
     }
@@ -232,10 +242,9 @@ impl TableWriter {
 
     /// A base's members come from a snapshot on disk: it counts as listed, though it is stale.
     pub fn restored(&mut self, base: &ServiceName) {
-        if self.bases.get(base).is_some_and(|state| !state.listed)
-            && let Some(state) = Arc::make_mut(&mut self.bases).get_mut(base)
-        {
-            state.listed = true;
+        if let Some(state) = self.bases.get(base.as_str()).filter(|state| !state.listed).cloned() {
+            self.bases.insert(base.clone(), BaseState { listed: true, ..state });
+            self.bases_changed = true;
         }
     }
 
@@ -247,7 +256,7 @@ impl TableWriter {
     /// Whether anything is not published yet.
     pub fn has_changes(&self) -> bool {
         !self.pending.is_empty()
-            || !Arc::ptr_eq(&self.bases, &self.published.bases)
+            || self.bases_changed
             || !Arc::ptr_eq(&self.settings, &self.published.settings)
     }
 
@@ -306,12 +315,13 @@ impl TableWriter {
     }
 
     fn swap(&mut self, upstreams: ShardedMap<Arc<Upstream>>) {
+        self.bases_changed = false;
         self.published = Arc::new(RoutingTable {
             generation: self.published.generation + 1,
             settings: Arc::clone(&self.settings),
             matcher: Arc::clone(&self.matcher),
             upstreams,
-            bases: Arc::clone(&self.bases),
+            bases: self.bases.clone(),
         });
         let old = self.publisher.publish(Arc::clone(&self.published));
         self.garbage.tables.push(old);

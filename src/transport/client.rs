@@ -93,7 +93,7 @@ impl<B> Transport<B> {
     /// Nothing of a request is touched: a failure is always safe to take to another instance.
     /// Dropping the connection unsent closes it (HTTP/1.1) or frees its stream (HTTP/2).
     pub async fn connect(&self, target: &Arc<Target>) -> Result<Connection<B>, ConnectError> {
-        let pool = self.pool(target.id);
+        let pool = self.pool(target);
         let (kind, dialled) = if target.protocol == Protocol::H2 {
             let (seat, dialled) = self.seat(target, &pool).await?;
             (Kind::H2(seat), dialled)
@@ -115,31 +115,26 @@ impl<B> Transport<B> {
         dial(target, &self.inner.resolver).await
     }
 
-    /// Closes the idle connections of every target that is not `alive`. Exchanges in flight on
-    /// them finish; their connections are not kept afterwards.
-    pub fn retain(&self, mut alive: impl FnMut(u64) -> bool) {
-        self.inner.pools.borrow_mut().retain(|id, pool| {
-            let keep = alive(*id);
-            if !keep {
-                pool.close();
-            }
-            keep
-        });
-    }
-
-    /// Enforces limits of time. Call it about once a second; all clocks here stand still between.
+    /// Enforces limits of time, and closes the idle connections of targets that are gone. Exchanges in
+    /// flight on them finish; their connections are not kept afterwards. Call it at least once a second; all
+    /// clocks here stand still between. It costs what is pooled, however many targets there are.
     pub fn tick(&self, now: Instant) {
         self.inner.common.now.set(now);
         self.inner.pools.borrow_mut().retain(|_, pool| {
+            if pool.is_gone() {
+                pool.close();
+                return false;
+            }
             pool.tick(now);
             !pool.is_unused()
         });
     }
 
-    fn pool(&self, id: u64) -> Rc<TargetPool> {
+    fn pool(&self, target: &Target) -> Rc<TargetPool> {
         let mut pools = self.inner.pools.borrow_mut();
-        let pool = pools.entry(id).or_insert_with(|| Rc::new(TargetPool::new(Rc::clone(&self.inner.common))));
-        Rc::clone(pool)
+        let common = &self.inner.common;
+        let new = || Rc::new(TargetPool::new(Rc::clone(common), Arc::clone(&target.gone)));
+        Rc::clone(pools.entry(target.id).or_insert_with(new))
     }
 
     /// Room for one stream: on a connection that has some, or after a dial that all who wait share.

@@ -6,6 +6,8 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::TransportOptions;
@@ -47,18 +49,24 @@ pub(crate) struct TargetPool {
     /// Oldest first.
     idle: RefCell<VecDeque<Idle>>,
     pub(crate) channels: Channels,
+    /// What its target says of itself.
+    gone: Arc<AtomicBool>,
     /// The target is gone: nothing comes back.
     closed: Cell<bool>,
 }
 
 impl TargetPool {
-    pub(crate) fn new(common: Rc<Common>) -> Self {
+    pub(crate) fn new(common: Rc<Common>, gone: Arc<AtomicBool>) -> Self {
         let idle = RefCell::new(VecDeque::new());
-        Self { common, idle, channels: Channels::default(), closed: Cell::new(false) }
+        Self { common, idle, channels: Channels::default(), gone, closed: Cell::new(false) }
     }
 
     pub(crate) fn common(&self) -> &Common {
         &self.common
+    }
+
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
     }
 
     pub(crate) fn is_closed(&self) -> bool {

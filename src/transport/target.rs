@@ -1,6 +1,7 @@
 //! Where a connection goes.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use crate::model::{Address, DenyList, Protocol};
@@ -20,4 +21,6 @@ pub struct Target {
     pub dns_ttl: Duration,
     /// What is never dialled, whether registered as a literal or resolved to.
     pub deny: Arc<DenyList>,
+    /// Set once nobody is to be sent here any more: idle connections to it close at the next tick.
+    pub gone: Arc<AtomicBool>,
 }

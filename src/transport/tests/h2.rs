@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use ::h2::server::SendResponse;
@@ -477,7 +478,8 @@ fn who_waits_for_a_dial_shares_its_failure_and_survives_its_cancellation() {
         assert!(second.await.is_ok());
 
         drop(accepting.await.unwrap());
-        transport.retain(|_| false);
+        target.gone.store(true, Ordering::Relaxed);
+        transport.tick(Instant::now());
         let (one, two) = tokio::join!(transport.connect(&target), transport.connect(&target));
         assert!(one.is_err() && two.is_err());
     });

@@ -53,6 +53,7 @@ pub(crate) fn target_of(address: SocketAddr, protocol: Protocol) -> Target {
         connect_timeout: Duration::from_secs(5),
         dns_ttl: Duration::from_secs(30),
         deny: Arc::default(),
+        gone: Arc::default(),
     }
 }
 
