@@ -81,6 +81,8 @@ fn instance(i: usize) -> Arc<Instance> {
         zone: None,
         role: None,
         registered_ms: None,
+        warmup_ms: None,
+        facts: zoogate::model::NodeFacts::default(),
         metadata: BTreeMap::new(),
     })
 }

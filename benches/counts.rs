@@ -131,6 +131,8 @@ fn instance(i: u8) -> Arc<Instance> {
         zone: None,
         role: None,
         registered_ms: None,
+        warmup_ms: None,
+        facts: zoogate::model::NodeFacts::default(),
         metadata: BTreeMap::new(),
     })
 }

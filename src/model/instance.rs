@@ -108,6 +108,43 @@ pub enum Role {
     Primary,
     /// One that follows.
     Replica,
+    /// The server that rules the others.
+    Master,
+    /// One that is ruled.
+    Slave,
+}
+
+impl Role {
+    /// The word in payloads, metadata and answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Primary => "primary",
+            Self::Replica => "replica",
+            Self::Master => "master",
+            Self::Slave => "slave",
+        }
+    }
+}
+
+/// Who keeps a node alive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Owner {
+    /// The registry does not say.
+    #[default]
+    Unknown,
+    /// Nobody: it is persistent, and stays when its process dies.
+    Nobody,
+    /// A session, by its id: the node vanishes with it.
+    Session(i64),
+}
+
+/// What the registry itself knows of a node, beside its data. Fixed for an incarnation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct NodeFacts {
+    /// When it was created, milliseconds since 1970 by the registry's clock.
+    pub created_ms: Option<u64>,
+    /// Who keeps it alive.
+    pub owner: Owner,
 }
 
 /// One registration, decoded. A value: equal means indistinguishable to the gateway.
@@ -131,6 +168,10 @@ pub struct Instance {
     pub role: Option<Role>,
     /// When it registered, milliseconds since 1970, where the payload says so.
     pub registered_ms: Option<u64>,
+    /// How long its share is to grow from nothing, milliseconds, where the payload says so.
+    pub warmup_ms: Option<u32>,
+    /// What the registry knows of its node.
+    pub facts: NodeFacts,
     /// Everything else the payload holds, as text.
     pub metadata: BTreeMap<Box<str>, Box<str>>,
 }
@@ -148,6 +189,8 @@ impl Instance {
             zone: None,
             role: None,
             registered_ms: None,
+            warmup_ms: None,
+            facts: NodeFacts::default(),
             metadata: BTreeMap::new(),
         }
     }

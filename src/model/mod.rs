@@ -8,7 +8,9 @@ mod policy;
 mod snapshot;
 
 pub use deny::{Denial, DenyList};
-pub use instance::{Address, Host, Incarnation, Instance, InstanceId, InvalidAddress, Role};
+pub use instance::{
+    Address, Host, Incarnation, Instance, InstanceId, InvalidAddress, NodeFacts, Owner, Role,
+};
 pub use name::{InvalidName, RegistryName, ServiceName};
 pub use policy::{
     BalancePolicy, BalanceSpec, FormatChoice, FormatName, HashKey, Protocol, Trust, UnknownName,

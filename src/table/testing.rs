@@ -83,6 +83,8 @@ pub(super) fn instance(id: &str, incarnation: u64, host: u8) -> Instance {
         zone: None,
         role: None,
         registered_ms: None,
+        warmup_ms: None,
+        facts: crate::model::NodeFacts::default(),
         metadata: std::collections::BTreeMap::default(),
     }
 }

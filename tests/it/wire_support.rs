@@ -165,6 +165,8 @@ impl Worker {
                     zone: None,
                     role: None,
                     registered_ms: None,
+                    warmup_ms: None,
+                    facts: zoogate::model::NodeFacts::default(),
                     metadata: std::collections::BTreeMap::new(),
                 })
             })
