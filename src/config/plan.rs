@@ -144,11 +144,18 @@ pub struct RegistryPlan {
     pub kind: RegistryKind,
     /// Ranges that no registration may name. The admin's own address never may, listed or not.
     pub deny: Vec<IpNet>,
+    /// Where the last known members are kept on disk; `None`: nowhere.
+    pub snapshot: Option<PathBuf>,
 }
 
 impl RegistryPlan {
     /// The `session_timeout` of a ZooKeeper registry that names none.
     pub const DEFAULT_SESSION_TIMEOUT: Duration = Duration::from_secs(10);
+
+    /// Whether both read the same place in the same way: then one's discovery serves the other.
+    pub fn same_source(&self, other: &Self) -> bool {
+        (&self.name, &self.kind, &self.deny) == (&other.name, &other.kind, &other.deny)
+    }
 
     /// The `deny` of a registry that names none: link-local addresses, where clouds keep credentials.
     pub fn default_deny() -> Vec<IpNet> {

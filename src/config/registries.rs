@@ -22,14 +22,24 @@ enum Kind {
 pub(super) fn registries(file: &Table<'_>, known: &mut Known) -> Vec<RegistryPlan> {
     let Some(all) = file.get("registries") else { return Vec::new() };
     let mut plans = Vec::new();
+    let mut snapshots: Vec<(PathBuf, &str)> = Vec::new();
     for (name, name_node, node) in all.entries("tables, [registries.NAME]") {
         known.registries.push(name.to_owned());
         let checked = RegistryName::new(name)
             .map_err(|error| name_node.fail(format!("{error}; accepted: a short word")));
         let Some(table) = node.table(&schema::REGISTRY) else { continue };
         let deny = table.or("deny", RegistryPlan::default_deny(), |n| Some(ranges(n)));
+        let snapshot = table.get("snapshot").map(|n| (snapshot(&n), n));
+        if let Some((Some(path), node)) = &snapshot {
+            match snapshots.iter().find(|(other, _)| other == path) {
+                Some((_, owner)) => node.fail(format!(
+                    "[registries.{owner}] keeps its snapshot there; accepted: a file of its own for each registry"
+                )),
+                None => snapshots.push((path.clone(), name)),
+            }
+        }
         if let (Ok(name), Some(kind)) = (checked, kind(&table)) {
-            plans.push(RegistryPlan { name, kind, deny });
+            plans.push(RegistryPlan { name, kind, deny, snapshot: snapshot.and_then(|(path, _)| path) });
         }
     }
     plans
@@ -89,6 +99,13 @@ fn connect(node: &Node<'_>) -> Option<String> {
 fn folder(node: &Node<'_>) -> Option<PathBuf> {
     node.parse("a folder", |text| match text {
         "" => Err("names no folder; accepted: a path, absolute or from the file's folder".to_owned()),
+        path => Ok(node.reader.folder.join(path)),
+    })
+}
+
+fn snapshot(node: &Node<'_>) -> Option<PathBuf> {
+    node.parse("a file", |text| match text {
+        "" => Err("names no file; accepted: a path, absolute or from the file's folder".to_owned()),
         path => Ok(node.reader.folder.join(path)),
     })
 }

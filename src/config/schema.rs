@@ -103,6 +103,7 @@ pub(super) static REGISTRY: Section = Section {
         key("auth", "list of tables", Value("[]")),
         key("path", "file path", Words("required for a directory")),
         key("deny", "list of ranges", Value("[\"169.254.0.0/16\"]")),
+        key("snapshot", "file path", Words("none")),
     ],
 };
 

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::live::TableSource;
 use super::pump::{self, Pump};
+use super::snapshots::Snapshots;
 use super::sockets::{self, BindError};
 use super::status::{RegistryStatus, StatusSource};
 use super::workers::{self, Worker};
@@ -97,8 +98,14 @@ impl Gateway {
         metrics.add_live(Box::new(StatusSource(Arc::clone(&status))));
         metrics.add_live(Box::new(TableSource(reader.clone())));
 
-        let pump =
-            Pump { writer, metrics: Arc::clone(&metrics), status, balancers, own: vec![admin_address] };
+        let pump = Pump {
+            writer,
+            metrics: Arc::clone(&metrics),
+            status,
+            balancers,
+            own: vec![admin_address],
+            snapshots: Snapshots::default(),
+        };
         let (pump_orders, pump_thread) = start_pump(pump)?;
         configure(&pump_orders, &plan).await;
 

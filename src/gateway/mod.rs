@@ -5,6 +5,7 @@ mod assembly;
 mod live;
 mod pump;
 mod registries;
+mod snapshots;
 mod sockets;
 mod status;
 mod survey;

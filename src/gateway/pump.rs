@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 use super::registries::{Registries, RegistryChange};
+use super::snapshots::{Restored, Snapshots};
 use super::status::RegistryStatus;
 use crate::balance::BalancerFactory;
 use crate::config::plan::Plan;
@@ -43,6 +44,7 @@ pub(super) struct Pump {
     pub(super) balancers: HashMap<ServiceName, Arc<dyn BalancerFactory>>,
     /// Sockets of ours that no registration may lead to.
     pub(super) own: Vec<SocketAddr>,
+    pub(super) snapshots: Snapshots,
 }
 
 impl Pump {
@@ -60,7 +62,10 @@ impl Pump {
                         self.configure(&plan, &mut registries, &mut pending);
                         let _ = done.send(());
                     }
-                    None => return,
+                    None => {
+                        self.snapshots.finish(&self.writer).await;
+                        return;
+                    }
                 },
                 Some(change) = changes.recv() => {
                     self.take(change, &mut changes, &registries, &mut pending);
@@ -68,6 +73,10 @@ impl Pump {
                 () = sleep_until(gathered) => self.publish(&mut pending),
                 _ = sweep.tick() => {
                     self.writer.sweep();
+                    let now = Instant::now();
+                    self.restore(now, &mut pending);
+                    self.snapshots.settle(now).await;
+                    self.snapshots.write_due(&self.writer, now);
                 }
             }
         }
@@ -81,6 +90,7 @@ impl Pump {
         }
         let begun = registries.configure(plan, &self.own);
         self.status.keep(plan, &begun);
+        self.snapshots.configure(plan, &self.own, &begun, Instant::now());
         pending.first_listings.retain(|catalog, _| plan.catalogs.iter().any(|c| c.name == *catalog));
         for (_, base) in begun.bases {
             let reason = "not listed since the configuration was read";
@@ -125,18 +135,24 @@ impl Pump {
     fn apply(&mut self, from: RegistryChange, pending: &mut Pending) {
         match from.change {
             Change::Updated { service, snapshot, received } => {
+                self.snapshots.touch(&from.registry, Instant::now());
                 let membership = self.writer.apply(&service, snapshot);
                 self.count(&service, &membership);
                 pending.received.push(received);
                 pending.told(service);
             }
             Change::Gone { service, received } => {
+                self.snapshots.touch(&from.registry, Instant::now());
                 self.gone(&service);
                 pending.received.push(received);
             }
             Change::Trust { base, trust, reason } => {
-                if trust == Trust::Live {
-                    self.forget_untold(&base, pending);
+                match trust {
+                    Trust::Live => {
+                        self.forget_untold(&base, pending);
+                        self.snapshots.listed(&from.registry, &base);
+                    }
+                    Trust::Stale => self.snapshots.doubted(&from.registry, &base, Instant::now()),
                 }
                 self.status.trust(&from.registry, &base, trust, reason.as_deref());
                 self.writer.trust(&base, trust, reason);
@@ -145,6 +161,30 @@ impl Pump {
                 self.status.link(&from.registry, connected, session_losses);
             }
         }
+    }
+
+    /// Serves from the snapshot what its registry has not listed in time.
+    fn restore(&mut self, now: Instant, pending: &mut Pending) {
+        let restored = self.snapshots.overdue(now);
+        if restored.is_empty() {
+            return;
+        }
+        for Restored { registry, base, written, services } in restored {
+            let count: usize = services.iter().map(|(_, snapshot)| snapshot.instances.len()).sum();
+            for (service, snapshot) in services {
+                let membership = self.writer.apply(&service, snapshot);
+                self.count(&service, &membership);
+            }
+            self.writer.restored(&base);
+            let age = written.elapsed().unwrap_or_default();
+            let reason =
+                format!("from the snapshot, {} s old; the registry has not answered since", age.as_secs());
+            self.writer.trust(&base, Trust::Stale, Some(reason.into()));
+            self.status.restored(&registry, age);
+            let age = format_args!("{} s", age.as_secs());
+            tracing::warn!(%registry, %base, instances = count, %age, "served from the snapshot until the registry answers");
+        }
+        self.publish(pending);
     }
 
     fn gone(&mut self, service: &ServiceName) {

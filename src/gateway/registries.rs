@@ -75,8 +75,9 @@ impl Registries {
     ///
     /// A registry whose own settings are the same goes on, session and all; only its bases are compared.
     pub(super) fn configure(&mut self, plan: &Plan, own: &[std::net::SocketAddr]) -> Begun {
-        self.running
-            .retain(|name, running| plan.registries.iter().any(|r| r.name == *name && *r == running.plan));
+        self.running.retain(|name, running| {
+            plan.registries.iter().any(|r| r.name == *name && r.same_source(&running.plan))
+        });
         self.watching.clear();
         let mut begun = Begun::default();
         for registry in &plan.registries {

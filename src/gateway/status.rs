@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::registries::Begun;
 use crate::config::plan::Plan;
@@ -89,6 +89,17 @@ impl RegistryStatus {
             status.connected = connected;
             status.session_losses = session_losses;
             status.settle(registry);
+        }
+    }
+
+    /// A base is served from a snapshot of this age: the table is as stale as that.
+    pub(super) fn restored(&self, registry: &RegistryName, age: Duration) {
+        if let Some(status) = self.lock().get_mut(registry) {
+            let then = Instant::now().checked_sub(age);
+            status.stale_since = match (status.stale_since, then) {
+                (Some(since), Some(then)) => Some(since.min(then)),
+                (since, then) => then.or(since),
+            };
         }
     }
 

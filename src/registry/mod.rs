@@ -6,6 +6,7 @@
 pub mod directory;
 pub mod format;
 mod outbox;
+pub mod snapshot;
 pub mod view;
 pub mod zookeeper;
 

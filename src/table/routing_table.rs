@@ -113,6 +113,11 @@ impl RoutingTable {
         names
     }
 
+    /// Whether this configured service or catalog has been listed.
+    pub fn base_is_listed(&self, base: &ServiceName) -> bool {
+        self.bases.get(base.as_str()).is_some_and(|state| state.listed)
+    }
+
     /// Whether every configured service and catalog has been listed.
     pub fn is_listed(&self) -> bool {
         self.bases.iter().all(|(_, state)| state.listed)

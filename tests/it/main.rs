@@ -28,6 +28,7 @@ mod observability;
 mod registrars;
 mod reload_listeners;
 mod simulation;
+mod snapshot_on_disk;
 mod snapshots;
 mod tunnels;
 mod wire_h2;
