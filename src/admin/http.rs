@@ -4,17 +4,20 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
+use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 
 /// Connections served at once; more wait in the socket's queue.
 const MAX_CONNECTIONS: usize = 256;
@@ -25,12 +28,50 @@ const MAX_ANSWER: usize = 64 * 1024 * 1024;
 /// Pause after an accept that failed, for lack of descriptors most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// What an answer carries: a whole text, or pieces as they come.
+#[derive(Debug)]
+pub enum Body {
+    /// All of it.
+    Whole(Full<Bytes>),
+    /// Until their sender is dropped.
+    Pieces(mpsc::Receiver<Bytes>),
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match self.get_mut() {
+            Self::Whole(whole) => Pin::new(whole).poll_frame(context),
+            Self::Pieces(pieces) => pieces.poll_recv(context).map(|piece| piece.map(|p| Ok(Frame::data(p)))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(whole) => whole.is_end_stream(),
+            Self::Pieces(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(whole) => whole.size_hint(),
+            Self::Pieces(_) => SizeHint::default(),
+        }
+    }
+}
+
 /// Accepts and answers for as long as it is polled. Dropping it closes the listener; connections that are open end
 /// with the runtime.
 pub async fn serve<H, F>(listener: TcpListener, handler: H) -> Infallible
 where
     H: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
-    F: Future<Output = Response<Full<Bytes>>> + Send + 'static,
+    F: Future<Output = Response<Body>> + Send + 'static,
 {
     let handler = Arc::new(handler);
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -66,12 +107,8 @@ where
 }
 
 /// An answer with this body.
-pub fn answer(
-    status: StatusCode,
-    content_type: &'static str,
-    body: impl Into<Bytes>,
-) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body.into()));
+pub fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(Body::Whole(Full::new(body.into())));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));

@@ -4,14 +4,15 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
 use serde::Serialize;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot};
 
-use super::http::{answer, serve};
+use super::events::EventLog;
+use super::http::{Body, answer, serve};
 use super::page;
 use crate::config::plan::{ListenerKind, ListenerPlan};
 use crate::table::{ExplainedRequest, TableReader};
@@ -23,6 +24,12 @@ const TEXT: &str = "text/plain; charset=utf-8";
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// Calls that change something must carry this, which no web page can make a browser send unasked.
 const GUARD: HeaderName = HeaderName::from_static("x-zoogate-admin");
+
+/// A reload may take this long: it waits for no registry.
+const RELOAD_LIMIT: Duration = Duration::from_secs(30);
+
+/// Asks whoever holds the configuration to read it again; answered with every error, or none.
+pub type ReloadOrder = oneshot::Sender<Result<(), Vec<String>>>;
 
 /// A listener as the admin shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -63,6 +70,10 @@ pub struct Admin {
     pub draining: Arc<AtomicBool>,
     /// The access log, for the lines that it lost.
     pub access_log: Arc<Mutex<Option<LineSink>>>,
+    /// What happened to memberships.
+    pub events: EventLog,
+    /// Where reloads are asked for.
+    pub reload: mpsc::Sender<ReloadOrder>,
 }
 
 impl Admin {
@@ -70,25 +81,23 @@ impl Admin {
     pub async fn serve(self, socket: std::net::TcpListener) -> io::Result<()> {
         let listener = tokio::net::TcpListener::from_std(socket)?;
         let never = serve(listener, move |request| {
-            let answer = self.answer(&request);
-            async move { answer }
+            let admin = self.clone();
+            async move { admin.answer(&request).await }
         });
         match never.await {}
     }
 
-    fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
-        let reading = matches!(*request.method(), Method::GET | Method::HEAD);
-        if !reading {
-            let guarded = request.headers().contains_key(GUARD);
-            let why = if guarded {
-                "nothing here is changed by a request"
-            } else {
-                "the header x-zoogate-admin: 1 is missing"
-            };
-            let status = if guarded { StatusCode::METHOD_NOT_ALLOWED } else { StatusCode::FORBIDDEN };
-            return problem(status, why);
-        }
+    async fn answer<B>(&self, request: &Request<B>) -> Response<Body> {
         let path = request.uri().path();
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            if !request.headers().contains_key(GUARD) {
+                return problem(StatusCode::FORBIDDEN, "the header x-zoogate-admin: 1 is missing");
+            }
+            return match (request.method(), path) {
+                (&Method::POST, "/api/reload") => self.reload().await,
+                _ => problem(StatusCode::METHOD_NOT_ALLOWED, "only POST /api/reload changes anything"),
+            };
+        }
         match path {
             "/" => answer(StatusCode::OK, page::CONTENT_TYPE, page::PAGE),
             "/livez" => answer(StatusCode::OK, TEXT, "ok\n"),
@@ -104,6 +113,7 @@ impl Admin {
                 let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
                 json(&serde_json::json!({ "listeners": &*listeners }))
             }
+            "/api/events" => self.follow(request),
             "/api/explain" => self.explain(request.uri().query().unwrap_or_default()),
             _ => match path.strip_prefix("/api/services/") {
                 Some(name) => self.service(name),
@@ -112,7 +122,7 @@ impl Admin {
         }
     }
 
-    fn ready(&self) -> Response<Full<Bytes>> {
+    fn ready(&self) -> Response<Body> {
         if self.draining.load(Ordering::Acquire) {
             return answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, "draining\n");
         }
@@ -128,7 +138,59 @@ impl Admin {
         answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, text)
     }
 
-    fn scrape(&self) -> Response<Full<Bytes>> {
+    /// Events as they happen; a reader that was here before names the last one that it saw.
+    fn follow<B>(&self, request: &Request<B>) -> Response<Body> {
+        let seen = request.headers().get("last-event-id").and_then(|value| value.to_str().ok()?.parse().ok());
+        let asked = query_pairs(request.uri().query().unwrap_or_default()).find(|(name, _)| name == "after");
+        let after = match asked.map(|(_, value)| value.parse()) {
+            Some(Ok(after)) => Some(after),
+            Some(Err(_)) => return problem(StatusCode::BAD_REQUEST, "after is the number of an event"),
+            None => seen,
+        };
+        let mut response = answer(StatusCode::OK, "text/event-stream", "");
+        if request.method() == Method::GET {
+            *response.body_mut() = Body::Pieces(self.events.stream(after));
+        }
+        response
+    }
+
+    /// Has the configuration read again. Answers once it is in force, or refused.
+    async fn reload(&self) -> Response<Body> {
+        let (order, done) = oneshot::channel();
+        match self.reload.try_send(order) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => {
+                return problem(StatusCode::CONFLICT, "a reload is under way; ask again after it");
+            }
+            Err(TrySendError::Closed(_)) => {
+                return problem(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "the gateway is stopping, or has no file to read",
+                );
+            }
+        }
+        match tokio::time::timeout(RELOAD_LIMIT, done).await {
+            Ok(Ok(Ok(()))) => json(&serde_json::json!({ "reloaded": true })),
+            Ok(Ok(Err(errors))) => {
+                let mut response =
+                    problem(StatusCode::UNPROCESSABLE_ENTITY, "refused; the old configuration stays");
+                let body = serde_json::json!({
+                    "title": "Unprocessable Entity", "status": 422,
+                    "detail": "refused; the old configuration stays", "errors": errors,
+                });
+                *response.body_mut() = Body::Whole(format!("{body}\n").into());
+                response
+            }
+            Ok(Err(_)) => {
+                problem(StatusCode::SERVICE_UNAVAILABLE, "the gateway is stopping, or has no file to read")
+            }
+            Err(_) => {
+                problem(StatusCode::GATEWAY_TIMEOUT, "no outcome after 30 s; GET /metrics tells of it later")
+            }
+        }
+    }
+
+    fn scrape(&self) -> Response<Body> {
         let dropped =
             self.access_log.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(LineSink::dropped);
         if let Some(dropped) = dropped {
@@ -137,7 +199,7 @@ impl Admin {
         answer(StatusCode::OK, METRICS, self.metrics.render())
     }
 
-    fn service(&self, name: &str) -> Response<Full<Bytes>> {
+    fn service(&self, name: &str) -> Response<Body> {
         let table = self.table.load();
         let Ok(name) = percent_encoding::percent_decode_str(name).decode_utf8() else {
             return problem(StatusCode::BAD_REQUEST, "the name is no UTF-8");
@@ -148,7 +210,7 @@ impl Admin {
         }
     }
 
-    fn explain(&self, query: &str) -> Response<Full<Bytes>> {
+    fn explain(&self, query: &str) -> Response<Body> {
         let asked = match asked(query) {
             Ok(asked) => asked,
             Err(why) => return problem(StatusCode::BAD_REQUEST, &why),
@@ -193,7 +255,7 @@ fn query_pairs(query: &str) -> impl Iterator<Item = (String, String)> + '_ {
     })
 }
 
-fn json(value: &impl Serialize) -> Response<Full<Bytes>> {
+fn json(value: &impl Serialize) -> Response<Body> {
     match serde_json::to_vec(value) {
         Ok(mut text) => {
             text.push(b'\n');
@@ -203,7 +265,7 @@ fn json(value: &impl Serialize) -> Response<Full<Bytes>> {
     }
 }
 
-fn problem(status: StatusCode, detail: &str) -> Response<Full<Bytes>> {
+fn problem(status: StatusCode, detail: &str) -> Response<Body> {
     let title = status.canonical_reason().unwrap_or_default();
     let body = serde_json::json!({ "title": title, "status": status.as_u16(), "detail": detail });
     let mut response = answer(status, "application/problem+json", format!("{body}\n"));

@@ -54,6 +54,9 @@ pub enum Command {
     /// Tell where a request goes, and why each other candidate lost; sends nothing
     #[command(after_help = EXPLAIN_HELP)]
     Explain(ExplainArgs),
+    /// Rebuild the table of a moment from an event log
+    #[command(after_help = REPLAY_HELP)]
+    Replay(ReplayArgs),
     /// Print a completion script for a shell
     #[command(after_help = COMPLETIONS_HELP)]
     Completions(CompletionsArgs),
@@ -110,6 +113,15 @@ Examples:
   zoogate explain --config zoogate.toml GET http://shop.example.com/orders/17
   zoogate explain --config zoogate.toml GET http://localhost/users -H 'x-user-id: 42' \\
       --admin 127.0.0.1:9901";
+
+const REPLAY_HELP: &str = "\
+The log is what [gateway] event_log names; LOG.1, where there is one, is read before it. Prints one
+line an instance: service, id, address, weight, state, zone, and since when it was so.
+
+Examples:
+  zoogate replay /var/log/zoogate/events.jsonl
+  zoogate replay events.jsonl --at 2026-11-22T23:59:00Z --service orders
+  zoogate replay events.jsonl --json | jq '.services[].name'";
 
 const COMPLETIONS_HELP: &str = "\
 Examples:
@@ -200,6 +212,23 @@ pub struct ExplainArgs {
     pub admin: Option<String>,
 }
 
+/// `replay`.
+#[derive(Debug, Args)]
+pub struct ReplayArgs {
+    /// The event log
+    #[arg(value_name = "LOG")]
+    pub log: PathBuf,
+    /// The moment, in UTC: 2026-11-22T23:59:00Z [default: the log's end]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub at: Option<std::time::SystemTime>,
+    /// Only this service
+    #[arg(long, value_name = "NAME")]
+    pub service: Option<String>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `completions`.
 #[derive(Debug, Args)]
 pub struct CompletionsArgs {
@@ -241,6 +270,12 @@ fn parse_id(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     Err("accepted: 1 to 256 bytes without slash or control characters".to_owned())
+}
+
+fn parse_time(text: &str) -> Result<std::time::SystemTime, String> {
+    crate::telemetry::parse_rfc3339(text).ok_or_else(|| {
+        "accepted: a time in UTC such as 2026-11-22T23:59:00Z, or with a fraction of a second".to_owned()
+    })
 }
 
 fn parse_weight(text: &str) -> Result<f64, String> {

@@ -35,7 +35,9 @@ async fn demo(options: &DemoArgs) -> anyhow::Result<()> {
     let place = format!("/zoogate-demo-{}", std::process::id());
     let plan = plan(options, &folder.0, &place)?;
     // The sockets first: a port in use is told before anything is started.
-    let running = Gateway::new(plan).start().await?;
+    let mut running = Gateway::new(plan).start().await?;
+    // There is no file to read again.
+    drop(running.reload_orders());
 
     let mut instances = Vec::new();
     for name in NAMES {

@@ -6,6 +6,7 @@ mod completions;
 mod demo;
 mod explain;
 mod register;
+mod replay;
 mod run;
 mod sample;
 mod services;
@@ -26,6 +27,7 @@ pub fn main() -> ExitCode {
         Command::Register(args) => register::run(args),
         Command::Services(args) => services::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Replay(args) => replay::run(&args),
         Command::Completions(args) => Ok(completions::run(&args)),
         Command::SampleInstance(args) => sample::run(args),
     };

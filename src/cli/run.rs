@@ -5,8 +5,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::Receiver;
 use tracing::level_filters::LevelFilter;
 
+use crate::admin::ReloadOrder;
 use crate::config;
 use crate::config::plan::{LogLevel, LogPlan, Plan};
 use crate::gateway::{Gateway, Running};
@@ -42,6 +44,7 @@ async fn serve(config: &Path, plan: Plan) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %config.display(), "starting");
     let mut running = Gateway::new(plan).start().await?;
+    let mut orders = running.reload_orders();
     let mut told = Patience::default();
     let mut ready = false;
     loop {
@@ -51,24 +54,37 @@ async fn serve(config: &Path, plan: Plan) -> anyhow::Result<()> {
                 tracing::info!(after = ?told.started.elapsed(), "ready");
             }
             () = told.run_out(), if !ready => told.tell(&running),
+            Some(done) = next(&mut orders) => {
+                let outcome = reload(config, &mut running).await;
+                let _ = done.send(outcome);
+            }
             signal = signals.next() => match signal {
-                Asked::Reload => reload(config, &mut running).await,
+                Asked::Reload => _ = reload(config, &mut running).await,
                 Asked::Stop => break,
             },
         }
     }
+    // Nobody reads the file any more: the admin says so at once.
+    drop(orders);
     running.drain(signals.stop()).await;
     tracing::info!("stopped");
     Ok(())
 }
 
-async fn reload(config: &Path, running: &mut Running) {
+async fn next(orders: &mut Option<Receiver<ReloadOrder>>) -> Option<ReloadOrder> {
+    match orders {
+        Some(orders) => orders.recv().await,
+        None => None,
+    }
+}
+
+async fn reload(config: &Path, running: &mut Running) -> Result<(), Vec<String>> {
     running.reopen_logs();
     let refused = match config::load(config) {
         Ok(plan) => running.reload(plan).await.map_err(|error| vec![error.to_string()]),
         Err(errors) => Err(errors.to_string().lines().map(str::to_owned).collect()),
     };
-    match refused {
+    match &refused {
         Ok(()) => {
             running.metrics().reload("ok");
             tracing::info!(config = %config.display(), "reloaded");
@@ -80,6 +96,7 @@ async fn reload(config: &Path, running: &mut Running) {
             }
         }
     }
+    refused
 }
 
 /// What a signal asks for.

@@ -46,6 +46,10 @@ pub struct GatewayPlan {
     pub drain_delay: Duration,
     /// Where access lines go.
     pub access_log: AccessLog,
+    /// Where changes of memberships are written, to be replayed; `None`: nowhere.
+    pub event_log: Option<PathBuf>,
+    /// Bytes at which that file is renamed and begun anew.
+    pub event_log_size: u64,
 }
 
 impl Default for GatewayPlan {
@@ -55,6 +59,8 @@ impl Default for GatewayPlan {
             drain_timeout: Duration::from_secs(30),
             drain_delay: Duration::ZERO,
             access_log: AccessLog::default(),
+            event_log: None,
+            event_log_size: 64 << 20,
         }
     }
 }

@@ -65,6 +65,8 @@ pub(super) static GATEWAY: Section = Section {
         key("drain_timeout", "duration", Value("\"30s\"")),
         key("drain_delay", "duration", Value("\"0s\"")),
         key("access_log", "string", Value("\"stdout\"")),
+        key("event_log", "file path", Words("none")),
+        key("event_log_size", "size", Value("\"64MiB\"")),
     ],
 };
 

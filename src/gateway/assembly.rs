@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::journal::{Journal, JournalFile, Place};
 use super::live::TableSource;
 use super::pump::{self, Pump};
 use super::snapshots::Snapshots;
 use super::sockets::{self, BindError};
 use super::status::{RegistryStatus, StatusSource};
 use super::workers::{self, Worker};
-use crate::admin::{Admin, ListenerView};
+use crate::admin::{Admin, EventLog, ListenerView, ReloadOrder};
 use crate::balance::BalancerFactory;
 use crate::config::plan::{AccessLog, ListenerPlan, Plan};
 use crate::model::ServiceName;
@@ -37,6 +38,14 @@ pub enum StartError {
     /// The access log's file.
     #[error("cannot write the access log {path}: {source}; create its folder or give permission")]
     AccessLog {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The event log's file.
+    #[error("cannot write the event log {path}: {source}; create its folder or give permission")]
+    EventLog {
         /// The file.
         path: String,
         /// Why.
@@ -98,6 +107,10 @@ impl Gateway {
         metrics.add_live(Box::new(StatusSource(Arc::clone(&status))));
         metrics.add_live(Box::new(TableSource(reader.clone())));
 
+        let events = EventLog::default();
+        let event_log = JournalFile::default();
+        set_event_log(&event_log, &plan, &reader)?;
+        let (reload_orders, reloads) = mpsc::channel(1);
         let pump = Pump {
             writer,
             metrics: Arc::clone(&metrics),
@@ -105,6 +118,7 @@ impl Gateway {
             balancers,
             own: vec![admin_address],
             snapshots: Snapshots::default(),
+            journal: Journal::new(events.clone(), event_log.clone()),
         };
         let (pump_orders, pump_thread) = start_pump(pump)?;
         configure(&pump_orders, &plan).await;
@@ -123,6 +137,10 @@ impl Gateway {
             reader,
             metrics,
             shared: shared.clone(),
+            events,
+            event_log,
+            reload_orders,
+            reloads: Some(reloads),
         };
         for index in 0..running.plan.gateway.workers {
             let worker = Worker::start(index, shared.clone())?;
@@ -152,6 +170,10 @@ pub struct Running {
     reader: TableReader,
     metrics: Arc<Metrics>,
     shared: Shared,
+    events: EventLog,
+    event_log: JournalFile,
+    reload_orders: mpsc::Sender<ReloadOrder>,
+    reloads: Option<mpsc::Receiver<ReloadOrder>>,
 }
 
 impl Running {
@@ -169,6 +191,12 @@ impl Running {
     pub fn address(&self, listener: &str) -> Option<SocketAddr> {
         let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         listeners.iter().find(|known| known.name == listener).map(|known| known.address)
+    }
+
+    /// Orders of `POST /api/reload`, for whoever can read the configuration again. Taken once; dropped, the call answers
+    /// that there is nobody.
+    pub fn reload_orders(&mut self) -> Option<mpsc::Receiver<ReloadOrder>> {
+        self.reloads.take()
     }
 
     /// The routing table.
@@ -198,6 +226,7 @@ impl Running {
         if let Some(log) = &*self.access_log() {
             log.reopen();
         }
+        self.event_log.reopen();
     }
 
     /// Puts another plan in force, whole or not at all.
@@ -221,6 +250,7 @@ impl Running {
         } else {
             open_access_log(&plan.gateway.access_log)?
         };
+        set_event_log(&self.event_log, &plan, &self.reader)?;
         for (what, same) in [
             ("gateway.workers", plan.gateway.workers == self.plan.gateway.workers),
             ("admin.listen", plan.admin.listen == self.plan.admin.listen),
@@ -346,6 +376,8 @@ impl Running {
             listeners: Arc::clone(&self.listeners),
             draining: Arc::clone(&self.draining),
             access_log: Arc::clone(&self.access_log),
+            events: self.events.clone(),
+            reload: self.reload_orders.clone(),
         };
         let (stop, stopped) = oneshot::channel::<()>();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -381,6 +413,18 @@ fn listening(
 ) -> Result<Vec<std::net::TcpListener>, StartError> {
     bind(listener.listen, workers)
         .map_err(|source| StartError::Bind { what: format!("listener {:?}", listener.name), source })
+}
+
+fn set_event_log(file: &JournalFile, plan: &Plan, table: &TableReader) -> Result<(), StartError> {
+    let place = plan
+        .gateway
+        .event_log
+        .as_ref()
+        .map(|path| Place { path: path.clone(), size: plan.gateway.event_log_size });
+    file.set(place, table).map_err(|source| {
+        let path = plan.gateway.event_log.as_ref().map(|path| path.display().to_string());
+        StartError::EventLog { path: path.unwrap_or_default(), source }
+    })
 }
 
 fn open_access_log(plan: &AccessLog) -> Result<Option<LineSink>, StartError> {

@@ -2,6 +2,7 @@
 
 mod accept;
 mod assembly;
+mod journal;
 mod live;
 mod pump;
 mod registries;

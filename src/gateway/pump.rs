@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::journal::Journal;
 use super::registries::{Registries, RegistryChange};
 use super::snapshots::{Restored, Snapshots};
 use super::status::RegistryStatus;
 use crate::balance::BalancerFactory;
 use crate::config::plan::Plan;
-use crate::model::{Membership, ServiceName, Trust};
+use crate::model::{Cause, Membership, RegistryName, ServiceName, Trust};
 use crate::registry::Change;
 use crate::table::{TableConfig, TableWriter};
 use crate::telemetry::Metrics;
@@ -45,6 +46,7 @@ pub(super) struct Pump {
     /// Sockets of ours that no registration may lead to.
     pub(super) own: Vec<SocketAddr>,
     pub(super) snapshots: Snapshots,
+    pub(super) journal: Journal,
 }
 
 impl Pump {
@@ -85,9 +87,14 @@ impl Pump {
     fn configure(&mut self, plan: &Plan, registries: &mut Registries, pending: &mut Pending) {
         let mut config = TableConfig::new(plan, &self.own);
         config.balancers.clone_from(&self.balancers);
+        let before = self.writer.reader().load();
         for (service, membership) in self.writer.configure(config) {
-            self.count(&service, &membership);
+            if let Some(upstream) = before.upstream(service.as_str()) {
+                let registry = &upstream.spec().registry;
+                self.count(registry, &service, &membership, Cause::Configuration, Instant::now());
+            }
         }
+        drop(before);
         let begun = registries.configure(plan, &self.own);
         self.status.keep(plan, &begun);
         self.snapshots.configure(plan, &self.own, &begun, Instant::now());
@@ -137,19 +144,19 @@ impl Pump {
             Change::Updated { service, snapshot, received } => {
                 self.snapshots.touch(&from.registry, Instant::now());
                 let membership = self.writer.apply(&service, snapshot);
-                self.count(&service, &membership);
+                self.count(&from.registry, &service, &membership, Cause::Event, received);
                 pending.received.push(received);
                 pending.told(service);
             }
             Change::Gone { service, received } => {
                 self.snapshots.touch(&from.registry, Instant::now());
-                self.gone(&service);
+                self.gone(&from.registry, &service, Cause::Event, received);
                 pending.received.push(received);
             }
             Change::Trust { base, trust, reason } => {
                 match trust {
                     Trust::Live => {
-                        self.forget_untold(&base, pending);
+                        self.forget_untold(&from.registry, &base, pending);
                         self.snapshots.listed(&from.registry, &base);
                     }
                     Trust::Stale => self.snapshots.doubted(&from.registry, &base, Instant::now()),
@@ -173,7 +180,7 @@ impl Pump {
             let count: usize = services.iter().map(|(_, snapshot)| snapshot.instances.len()).sum();
             for (service, snapshot) in services {
                 let membership = self.writer.apply(&service, snapshot);
-                self.count(&service, &membership);
+                self.count(&registry, &service, &membership, Cause::Snapshot, now);
             }
             self.writer.restored(&base);
             let age = written.elapsed().unwrap_or_default();
@@ -187,23 +194,31 @@ impl Pump {
         self.publish(pending);
     }
 
-    fn gone(&mut self, service: &ServiceName) {
+    fn gone(&mut self, registry: &RegistryName, service: &ServiceName, cause: Cause, received: Instant) {
         let membership = self.writer.gone(service);
-        self.count(service, &membership);
+        self.count(registry, service, &membership, cause, received);
     }
 
     /// A catalog that is watched anew knows nothing of the children that its watch before had told: those that its
     /// first whole listing does not have are gone.
-    fn forget_untold(&mut self, catalog: &ServiceName, pending: &mut Pending) {
+    fn forget_untold(&mut self, registry: &RegistryName, catalog: &ServiceName, pending: &mut Pending) {
         let Some(told) = pending.first_listings.remove(catalog) else { return };
         for child in self.writer.children(catalog) {
             if !told.contains(&child) {
-                self.gone(&child);
+                self.gone(registry, &child, Cause::Listing, Instant::now());
             }
         }
     }
 
-    fn count(&self, service: &ServiceName, membership: &Membership) {
+    fn count(
+        &mut self,
+        registry: &RegistryName,
+        service: &ServiceName,
+        membership: &Membership,
+        cause: Cause,
+        received: Instant,
+    ) {
+        self.journal.note(registry, service, membership, cause, received);
         let name = service.as_str();
         self.metrics.membership_change(name, "added", membership.added.len());
         self.metrics.membership_change(name, "removed", membership.removed.len());
@@ -226,6 +241,7 @@ impl Pump {
             self.metrics.table_generation(self.writer.reader().load().generation());
         }
         let now = Instant::now();
+        self.journal.published(now);
         for received in pending.received.drain(..) {
             self.metrics.membership_published(now.saturating_duration_since(received));
         }

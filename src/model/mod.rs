@@ -1,12 +1,14 @@
 //! Facts that every floor speaks of: names, instances, snapshots of services, and the enums that a
 //! configuration chooses among. No I/O and no clock.
 
+mod cause;
 mod deny;
 mod instance;
 mod name;
 mod policy;
 mod snapshot;
 
+pub use cause::Cause;
 pub use deny::{Denial, DenyList};
 pub use instance::{
     Address, Host, Incarnation, Instance, InstanceId, InvalidAddress, NodeFacts, Owner, Role,

@@ -19,6 +19,7 @@ mod discovery;
 mod documentation;
 mod documentation_formats;
 mod ensemble;
+mod events;
 mod examples;
 mod failover;
 mod forwarding;
