@@ -4,14 +4,17 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::Context;
+use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::Receiver;
+use tokio::task::JoinHandle;
 use tracing::level_filters::LevelFilter;
 
 use crate::admin::ReloadOrder;
 use crate::config;
 use crate::config::plan::{LogLevel, LogPlan, Plan};
-use crate::gateway::{Gateway, Running};
+use crate::gateway::{Gateway, Inherited, Running};
 use crate::telemetry::{LogFormat, Logs, init_logging};
 
 /// A start that takes longer than this tells what it waits for, and again every ten times as long.
@@ -43,8 +46,10 @@ pub(super) fn start_log(plan: &LogPlan) -> std::io::Result<Logs> {
 async fn serve(config: &Path, plan: Plan) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %config.display(), "starting");
-    let mut running = Gateway::new(plan).start().await?;
+    let inherited = inherited(&plan)?;
+    let mut running = Gateway::new(plan).inherit(inherited).start().await?;
     let mut orders = running.reload_orders();
+    let mut handing_over = None;
     let mut told = Patience::default();
     let mut ready = false;
     loop {
@@ -52,8 +57,23 @@ async fn serve(config: &Path, plan: Plan) -> anyhow::Result<()> {
             () = running.ready(), if !ready => {
                 ready = true;
                 tracing::info!(after = ?told.started.elapsed(), "ready");
+                notify(&[NotifyState::MainPid(std::process::id()), NotifyState::Ready]);
             }
             () = told.run_out(), if !ready => told.tell(&running),
+            successor = running.successor(), if handing_over.is_none() => {
+                handing_over = Some(running.hand_over(successor));
+            }
+            Some(done) = ended(&mut handing_over) => match done {
+                Ok(()) => {
+                    tracing::info!("the successor accepts; stopping");
+                    running.relieved();
+                    break;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the successor gave up; serving on");
+                    handing_over = None;
+                }
+            },
             Some(done) = next(&mut orders) => {
                 let outcome = reload(config, &mut running).await;
                 let _ = done.send(outcome);
@@ -66,9 +86,44 @@ async fn serve(config: &Path, plan: Plan) -> anyhow::Result<()> {
     }
     // Nobody reads the file any more: the admin says so at once.
     drop(orders);
+    notify(&[NotifyState::Stopping]);
     running.drain(signals.stop()).await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Listening sockets that are open already: systemd's, or those of a gateway that serves.
+fn inherited(plan: &Plan) -> anyhow::Result<Inherited> {
+    if let Some(path) = &plan.gateway.handover {
+        let taken = Inherited::take_over(path);
+        let path = path.display();
+        if let Some(inherited) = taken.with_context(|| {
+            format!("cannot take over from the gateway behind {path}; stop it, or remove that socket")
+        })? {
+            tracing::info!(%path, "taking over from a gateway that serves");
+            return Ok(inherited);
+        }
+    }
+    let mut opened = listenfd::ListenFd::from_env();
+    let mut sockets = Vec::new();
+    for index in 0..opened.len() {
+        sockets.extend(opened.take_tcp_listener(index).context("a socket of LISTEN_FDS is no TCP listener")?);
+    }
+    Ok(Inherited::opened(sockets)?)
+}
+
+/// Tells the service manager, if there is one.
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "cannot notify the service manager");
+    }
+}
+
+async fn ended(task: &mut Option<JoinHandle<std::io::Result<()>>>) -> Option<std::io::Result<()>> {
+    match task {
+        Some(task) => Some(task.await.map_err(std::io::Error::other).flatten()),
+        None => None,
+    }
 }
 
 async fn next(orders: &mut Option<Receiver<ReloadOrder>>) -> Option<ReloadOrder> {
@@ -80,6 +135,9 @@ async fn next(orders: &mut Option<Receiver<ReloadOrder>>) -> Option<ReloadOrder>
 
 async fn reload(config: &Path, running: &mut Running) -> Result<(), Vec<String>> {
     running.reopen_logs();
+    if let Ok(now) = NotifyState::monotonic_usec_now() {
+        notify(&[NotifyState::Reloading, now]);
+    }
     let refused = match config::load(config) {
         Ok(plan) => running.reload(plan).await.map_err(|error| vec![error.to_string()]),
         Err(errors) => Err(errors.to_string().lines().map(str::to_owned).collect()),
@@ -96,6 +154,7 @@ async fn reload(config: &Path, running: &mut Running) -> Result<(), Vec<String>>
             }
         }
     }
+    notify(&[NotifyState::Ready]);
     refused
 }
 

@@ -24,7 +24,8 @@ pub(super) fn gateway(file: &Table<'_>) -> GatewayPlan {
         drain_timeout: table.or("drain_timeout", default.drain_timeout, |n| n.duration(Duration::ZERO..=DAY)),
         drain_delay: table.or("drain_delay", default.drain_delay, |n| n.duration(Duration::ZERO..=DAY)),
         access_log: table.or("access_log", default.access_log, access_log),
-        event_log: table.get("event_log").and_then(|n| event_log(&n)),
+        event_log: table.get("event_log").and_then(|n| place(&n, "a file")),
+        handover: table.get("handover").and_then(|n| place(&n, "the path of a Unix socket")),
         event_log_size: table.or("event_log_size", default.event_log_size, |n| n.size(1 << 16..=1 << 40)),
     }
 }
@@ -40,8 +41,8 @@ fn access_log(node: &Node<'_>) -> Option<AccessLog> {
     })
 }
 
-fn event_log(node: &Node<'_>) -> Option<std::path::PathBuf> {
-    node.parse("a file", |text| match text {
+fn place(node: &Node<'_>, what: &str) -> Option<std::path::PathBuf> {
+    node.parse(what, |text| match text {
         "" => Err("names no file; accepted: a path, absolute or from the file's folder".to_owned()),
         path => Ok(node.reader.folder.join(path)),
     })

@@ -50,6 +50,8 @@ pub struct GatewayPlan {
     pub event_log: Option<PathBuf>,
     /// Bytes at which that file is renamed and begun anew.
     pub event_log_size: u64,
+    /// The Unix socket at which a successor asks for the listening sockets; `None`: no handover.
+    pub handover: Option<PathBuf>,
 }
 
 impl Default for GatewayPlan {
@@ -61,6 +63,7 @@ impl Default for GatewayPlan {
             access_log: AccessLog::default(),
             event_log: None,
             event_log_size: 64 << 20,
+            handover: None,
         }
     }
 }

@@ -67,6 +67,7 @@ pub(super) static GATEWAY: Section = Section {
         key("access_log", "string", Value("\"stdout\"")),
         key("event_log", "file path", Words("none")),
         key("event_log_size", "size", Value("\"64MiB\"")),
+        key("handover", "file path", Words("none")),
     ],
 };
 

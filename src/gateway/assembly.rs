@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::handover::{self, Door, Handed, Inherited, Successor};
 use super::journal::{Journal, JournalFile, Place};
 use super::live::TableSource;
 use super::pump::{self, Pump};
@@ -23,6 +24,9 @@ use crate::model::ServiceName;
 use crate::proxy::{Filters, Shared};
 use crate::table::{TableReader, TableWriter};
 use crate::telemetry::{LineSink, LineTarget, Metrics};
+
+/// What the admin's socket is called among those that are handed over: no listener's name has a bracket.
+const ADMIN: &str = "[admin]";
 
 /// Why a gateway does not start, or a plan is not taken.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +55,11 @@ pub enum StartError {
         /// Why.
         source: std::io::Error,
     },
+    /// Taken over from a gateway that serves, but not ready in its place.
+    #[error(
+        "not ready within 60 s, so the gateway that serves goes on; no listing of: {0}; see zoogate services"
+    )]
+    NotReady(String),
     /// A thread or a runtime.
     #[error("cannot start a thread: {0}")]
     Thread(#[from] std::io::Error),
@@ -62,12 +71,22 @@ pub struct Gateway {
     plan: Plan,
     filters: Filters,
     balancers: HashMap<ServiceName, Arc<dyn BalancerFactory>>,
+    inherited: Inherited,
 }
 
 impl Gateway {
     /// A gateway for this plan.
     pub fn new(plan: Plan) -> Self {
-        Self { plan, filters: Filters::default(), balancers: HashMap::new() }
+        Self { plan, filters: Filters::default(), balancers: HashMap::new(), inherited: Inherited::default() }
+    }
+
+    /// Accepts on sockets that are open already, where they are a listener's.
+    ///
+    /// From a gateway that still serves they are taken over once this one is ready; that one drains then.
+    #[must_use]
+    pub fn inherit(mut self, inherited: Inherited) -> Self {
+        self.inherited = inherited;
+        self
     }
 
     /// Puts filters around every forwarded request, the first of them outermost.
@@ -87,17 +106,21 @@ impl Gateway {
     /// Binds every socket, starts every thread. Listeners accept when this returns; whether services have been
     /// listed is a matter of [`Running::ready`].
     pub async fn start(self) -> Result<Running, StartError> {
-        let Self { plan, filters, balancers } = self;
-        let admin_socket = sockets::bind(plan.admin.listen, 1)
-            .map_err(|source| StartError::Bind { what: "admin".into(), source })?
-            .remove(0);
+        let Self { plan, filters, balancers, mut inherited } = self;
+        let admin_socket = match inherited.take(ADMIN, plan.admin.listen, 1)?.pop() {
+            Some(socket) => socket,
+            None => sockets::bind(plan.admin.listen, 1)
+                .map_err(|source| StartError::Bind { what: "admin".into(), source })?
+                .remove(0),
+        };
         let admin_address = admin_socket.local_addr()?;
         let mut bound = Vec::new();
         for listener in &plan.listeners {
-            bound.push((
-                Arc::new(listener.clone()),
-                listening(sockets::bind, listener, plan.gateway.workers)?,
-            ));
+            let mut own = inherited.take(&listener.name, listener.listen, plan.gateway.workers)?;
+            if own.is_empty() {
+                own = listening(sockets::bind, listener, plan.gateway.workers)?;
+            }
+            bound.push((Arc::new(listener.clone()), own));
         }
         let access_log = open_access_log(&plan.gateway.access_log)?;
 
@@ -139,6 +162,9 @@ impl Gateway {
             shared: shared.clone(),
             events,
             event_log,
+            held: Vec::new(),
+            admin_socket: None,
+            door: None,
             reload_orders,
             reloads: Some(reloads),
         };
@@ -147,10 +173,24 @@ impl Gateway {
             worker.order(workers::Order::AccessLog(access_log.clone())).await;
             running.workers.push(worker);
         }
+        if inherited.is_taken_over() {
+            // Until this table is whole, the predecessor's serves better.
+            if tokio::time::timeout(handover::READINESS, running.ready()).await.is_err() {
+                return Err(StartError::NotReady(running.waiting_for().join(", ")));
+            }
+        }
         running.start_admin(admin_socket)?;
         for (plan, sockets) in bound {
             running.listen(&plan, sockets).await?;
         }
+        if let Some(predecessor) = inherited.finish() {
+            let relieved = tokio::task::spawn_blocking(move || predecessor.relieve()).await;
+            match relieved.map_err(std::io::Error::other).flatten() {
+                Ok(()) => tracing::info!("taken over from the gateway before this one, which drains now"),
+                Err(error) => tracing::warn!(%error, "the gateway before this one did not say that it stops"),
+            }
+        }
+        running.open_door();
         Ok(running)
     }
 }
@@ -172,6 +212,10 @@ pub struct Running {
     shared: Shared,
     events: EventLog,
     event_log: JournalFile,
+    /// Duplicates of the listening sockets, for a successor.
+    held: Vec<Handed>,
+    admin_socket: Option<std::net::TcpListener>,
+    door: Option<Door>,
     reload_orders: mpsc::Sender<ReloadOrder>,
     reloads: Option<mpsc::Receiver<ReloadOrder>>,
 }
@@ -197,6 +241,52 @@ impl Running {
     /// that there is nobody.
     pub fn reload_orders(&mut self) -> Option<mpsc::Receiver<ReloadOrder>> {
         self.reloads.take()
+    }
+
+    /// A process that asks for the listening sockets. Cancel-safe; without `[gateway] handover` nobody ever does.
+    pub async fn successor(&self) -> Successor {
+        let Some(door) = &self.door else { return std::future::pending().await };
+        match door.visitor().await {
+            Ok(visitor) => Successor(visitor),
+            Err(error) => {
+                tracing::warn!(path = %door.path().display(), %error, "no handover any more");
+                std::future::pending().await
+            }
+        }
+    }
+
+    /// Hands the listening sockets over, while this gateway goes on serving. The task ends well once the successor
+    /// accepts: then call [`Running::relieved`] and [`Running::drain`].
+    pub fn hand_over(&self, successor: Successor) -> tokio::task::JoinHandle<std::io::Result<()>> {
+        tracing::info!("a successor asks for the sockets");
+        let duplicate = |handed: &Handed| {
+            let (name, listen) = (Arc::clone(&handed.name), handed.listen);
+            Ok(Handed { name, listen, socket: handed.socket.try_clone()? })
+        };
+        let admin = self.admin_socket.as_ref().map(|socket| {
+            Ok(Handed { name: ADMIN.into(), listen: self.plan.admin.listen, socket: socket.try_clone()? })
+        });
+        let sockets: std::io::Result<Vec<Handed>> =
+            admin.into_iter().chain(self.held.iter().map(duplicate)).collect();
+        tokio::task::spawn_blocking(move || handover::hand_over(successor.0, &sockets?))
+    }
+
+    /// The successor answers for the admin from now on.
+    pub fn relieved(&mut self) {
+        self.admin_stop = None;
+        self.admin_socket = None;
+    }
+
+    /// Lets successors in, where the configuration names a place for that.
+    fn open_door(&mut self) {
+        let Some(path) = &self.plan.gateway.handover else { return };
+        match Door::open(path) {
+            Ok(door) => self.door = Some(door),
+            Err(error) => {
+                let path = path.display();
+                tracing::warn!(%path, %error, "no handover: create its folder or give permission");
+            }
+        }
     }
 
     /// The routing table.
@@ -271,8 +361,10 @@ impl Running {
         let moved = |old: &ListenerPlan| {
             plan.listeners.iter().find(|new| new.name == old.name).is_none_or(|new| new.listen != old.listen)
         };
-        for old in self.plan.listeners.iter().filter(|old| moved(old)) {
-            self.close(&old.name).await;
+        let gone: Vec<_> =
+            self.plan.listeners.iter().filter(|old| moved(old)).map(|old| Arc::clone(&old.name)).collect();
+        for name in &gone {
+            self.close(name).await;
         }
         for listener in &plan.listeners {
             if !fresh.iter().any(|(new, _)| new.name == listener.name) {
@@ -294,6 +386,8 @@ impl Running {
     /// finish. The admin answers to the end. `hurry` cuts all of it short.
     pub async fn drain(mut self, hurry: impl Future<Output = ()>) {
         self.draining.store(true, Ordering::Release);
+        self.door = None;
+        self.held.clear();
         let gateway = &self.plan.gateway;
         let (delay, limit) = (gateway.drain_delay, gateway.drain_timeout);
         tracing::info!(?delay, timeout = ?limit, "draining");
@@ -325,6 +419,7 @@ impl Running {
             worker.stop();
         }
         self.pump_orders = None;
+        self.admin_socket = None;
         self.admin_stop = None;
         for thread in self.threads.drain(..) {
             let _ = thread.join();
@@ -339,14 +434,19 @@ impl Running {
     }
 
     async fn listen(
-        &self,
+        &mut self,
         plan: &Arc<ListenerPlan>,
         sockets: Vec<std::net::TcpListener>,
     ) -> Result<(), StartError> {
         let Some(address) = sockets.first().map(std::net::TcpListener::local_addr).transpose()? else {
             return Ok(());
         };
-        for (worker, socket) in self.workers.iter().zip(sockets) {
+        for socket in &sockets {
+            let (name, socket) = (Arc::clone(&plan.name), socket.try_clone()?);
+            self.held.push(Handed { name, listen: plan.listen, socket });
+        }
+        // Inherited, there may be more of them than workers.
+        for (worker, socket) in self.workers.iter().cycle().zip(sockets) {
             worker.order(workers::Order::Listen(Arc::clone(plan), socket)).await;
         }
         tracing::info!(listener = &*plan.name, %address, "listening");
@@ -362,7 +462,9 @@ impl Running {
         }
     }
 
-    async fn close(&self, name: &Arc<str>) {
+    async fn close(&mut self, name: &Arc<str>) {
+        // The workers' are the last: they empty the queues.
+        self.held.retain(|handed| handed.name != *name);
         for worker in &self.workers {
             worker.order(workers::Order::Close(Arc::clone(name))).await;
         }
@@ -370,6 +472,7 @@ impl Running {
     }
 
     fn start_admin(&mut self, socket: std::net::TcpListener) -> Result<(), StartError> {
+        self.admin_socket = Some(socket.try_clone()?);
         let admin = Admin {
             table: self.reader.clone(),
             metrics: Arc::clone(&self.metrics),

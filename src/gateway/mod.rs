@@ -2,6 +2,7 @@
 
 mod accept;
 mod assembly;
+mod handover;
 mod journal;
 mod live;
 mod pump;
@@ -13,5 +14,6 @@ mod survey;
 mod workers;
 
 pub use assembly::{Gateway, Running, StartError};
+pub use handover::{Inherited, Successor};
 pub use sockets::BindError;
 pub use survey::{Survey, survey};

@@ -24,6 +24,7 @@ mod examples;
 mod failover;
 mod forwarding;
 mod grpc;
+mod handover;
 mod lifecycle;
 mod observability;
 mod registrars;
