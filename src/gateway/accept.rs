@@ -2,13 +2,13 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::task::AbortHandle;
 
 use crate::config::plan::ListenerPlan;
@@ -16,6 +16,9 @@ use crate::proxy::{ListenerState, ProxyContext, serve};
 
 /// Pause after an accept that failed for lack of descriptors or memory: what is open must first close.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// Connections accepted in one go.
+const BATCH: usize = 64;
 
 /// The listeners of one worker.
 #[derive(Debug, Default)]
@@ -25,7 +28,7 @@ pub(super) struct Accepting(Vec<Open>);
 struct Open {
     name: Arc<str>,
     state: Rc<RefCell<Rc<ListenerState>>>,
-    socket: Rc<TcpListener>,
+    socket: Rc<AsyncFd<TcpListener>>,
     task: AbortHandle,
     context: Rc<ProxyContext>,
 }
@@ -38,14 +41,10 @@ impl Drop for Open {
 
 impl Accepting {
     /// Accepts on one more socket.
-    pub(super) fn open(
-        &mut self,
-        plan: Arc<ListenerPlan>,
-        socket: std::net::TcpListener,
-        context: &Rc<ProxyContext>,
-    ) {
+    pub(super) fn open(&mut self, plan: Arc<ListenerPlan>, socket: TcpListener, context: &Rc<ProxyContext>) {
         let name = Arc::clone(&plan.name);
-        let socket = match TcpListener::from_std(socket) {
+        #[expect(deprecated, reason = "its successor is unsafe to call; a listener keeps its descriptor")]
+        let socket = match AsyncFd::with_interest(socket, Interest::READABLE) {
             Ok(socket) => Rc::new(socket),
             Err(error) => {
                 tracing::error!(listener = &*name, %error, "cannot accept");
@@ -88,40 +87,63 @@ impl Accepting {
 impl Open {
     /// A connection that the kernel has completed must not be reset by closing the socket under it.
     ///
-    /// Asks the kernel itself, through a descriptor of our own: the runtime would tell only what it had already seen.
+    /// Asks the kernel itself: the runtime would tell only what it had already seen.
     fn empty_queue(&self) {
         self.task.abort();
-        let Ok(descriptor) = self.socket.as_fd().try_clone_to_owned() else { return };
-        let queue = std::net::TcpListener::from(descriptor);
-        while let Ok((stream, peer)) = queue.accept() {
-            let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
-            if let Ok(stream) = stream {
-                start(stream, peer, &self.state, &self.context);
-            }
+        while let Ok((stream, peer)) = take(self.socket.get_ref()) {
+            start(stream, peer, &self.state, &self.context);
         }
     }
 }
 
-async fn accept(socket: Rc<TcpListener>, state: Rc<RefCell<Rc<ListenerState>>>, context: Rc<ProxyContext>) {
+async fn accept(
+    socket: Rc<AsyncFd<TcpListener>>,
+    state: Rc<RefCell<Rc<ListenerState>>>,
+    context: Rc<ProxyContext>,
+) {
     let mut failing = false;
     loop {
-        match socket.accept().await {
-            Ok((stream, peer)) => {
-                failing = false;
-                start(stream, peer, &state, &context);
-            }
-            Err(error) if is_about_one_connection(&error) => {}
-            Err(error) => {
-                if !failing {
-                    failing = true;
-                    let name = state.borrow().name().to_owned();
-                    tracing::warn!(listener = name, %error, "accept fails; waiting for descriptors");
-                    context.metrics().connection_refused(&name, "descriptors");
+        let Ok(mut ready) = socket.readable().await else { return };
+        // Connections that were accepted get their turn before a long queue is through.
+        for _ in 0..BATCH {
+            match ready.try_io(|socket| take(socket.get_ref())) {
+                Err(_would_block) => break,
+                Ok(Ok((stream, peer))) => {
+                    failing = false;
+                    start(stream, peer, &state, &context);
                 }
-                tokio::time::sleep(PAUSE).await;
+                Ok(Err(error)) if is_about_one_connection(&error) => {}
+                Ok(Err(error)) => {
+                    if !failing {
+                        failing = true;
+                        let name = state.borrow().name().to_owned();
+                        tracing::warn!(listener = name, %error, "accept fails; waiting for descriptors");
+                        context.metrics().connection_refused(&name, "descriptors");
+                    }
+                    tokio::time::sleep(PAUSE).await;
+                }
             }
         }
+        tokio::task::yield_now().await;
     }
+}
+
+/// The next connection of the queue, non-blocking, in one system call and unknown to the runtime.
+#[cfg(target_os = "linux")]
+fn take(socket: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    use rustix::net::{SocketFlags, acceptfrom_with};
+
+    let (stream, peer) = acceptfrom_with(socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
+    let peer = peer.ok_or(io::ErrorKind::ConnectionAborted)?;
+    Ok((stream.into(), peer.try_into()?))
+}
+
+/// The next connection of the queue, non-blocking and unknown to the runtime.
+#[cfg(not(target_os = "linux"))]
+fn take(socket: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    let (stream, peer) = socket.accept()?;
+    stream.set_nonblocking(true)?;
+    Ok((stream, peer))
 }
 
 fn start(

@@ -70,6 +70,8 @@ fn socket(address: SocketAddr) -> io::Result<Socket> {
     }
     // A restart must not wait for TIME_WAIT; this shares nothing with a socket that listens.
     socket.set_reuse_address(true)?;
+    // Inherited by every connection that is accepted: one system call each saved.
+    socket.set_tcp_nodelay(true)?;
     Ok(socket)
 }
 
@@ -82,6 +84,10 @@ mod tests {
         let sockets = bind("127.0.0.1:0".parse().unwrap(), 3).unwrap();
         let address = sockets[0].local_addr().unwrap();
         assert!(sockets.iter().all(|s| s.local_addr().unwrap() == address));
+        let client = std::net::TcpStream::connect(address).unwrap();
+        let (accepted, _) = sockets.iter().find_map(|socket| socket.accept().ok()).unwrap();
+        assert!(accepted.nodelay().unwrap(), "inherited");
+        drop(client);
         let error = bind(address, 2).unwrap_err();
         assert!(error.to_string().contains("another process holds the port"), "{error}");
         assert!(error.to_string().contains(&address.to_string()), "{error}");

@@ -18,6 +18,9 @@ const DRIP_RATE: u64 = 256;
 /// How long a client's FIN under a request may be a mere half-close before it counts as gone.
 const HALF_CLOSE: Duration = Duration::from_secs(1);
 
+/// A connection that is between requests for so long gives back all that a request needs.
+const REST_AFTER: Duration = Duration::from_millis(500);
+
 /// While the worker drains, a connection between requests may ask for one more within this time.
 const LAST_CALL: Duration = Duration::from_secs(1);
 
@@ -98,6 +101,14 @@ pub(super) struct ConnState {
     pub(super) hold: Cell<Hold>,
     /// The client said that it sends no other request.
     pub(super) last_request: Cell<bool>,
+    /// HTTP/1 is being spoken, by what would be given back for a rest.
+    pub(super) awake: Cell<bool>,
+    /// The client has not taken all that there is for it.
+    pub(super) unsent: Cell<bool>,
+    /// Nobody would be woken by the client's bytes.
+    unwatched: Cell<bool>,
+    /// A tick has passed since then.
+    look_again: Cell<bool>,
     /// What hyper's connection held when it was dropped.
     pub(super) leftover: RefCell<Option<Leftover>>,
 }
@@ -173,6 +184,10 @@ impl ConnState {
             broken_body: Cell::new(false),
             hold: Cell::new(Hold::None),
             last_request: Cell::new(false),
+            awake: Cell::new(false),
+            unsent: Cell::new(false),
+            unwatched: Cell::new(false),
+            look_again: Cell::new(false),
             leftover: RefCell::new(None),
         })
     }
@@ -259,6 +274,32 @@ impl ConnState {
         self.eof.get().is_some()
     }
 
+    /// Whether the client's last message is read whole.
+    pub(super) fn expects_nothing(&self) -> bool {
+        (self.last_request.get() || self.input_ended()) && self.reading.get() == Reading::Between
+    }
+
+    /// Whether a request is under way, and whole, so that only its client's leaving could be seen: that
+    /// may wait for the next tick, as most are answered by then.
+    pub(super) fn may_look_later(&self) -> bool {
+        let busy = self.open.get() > 0 || self.heads.get() > self.requests.get();
+        let later = self.reading.get() == Reading::Between && busy && !self.look_again.get();
+        self.unwatched.set(later);
+        later
+    }
+
+    /// Whether the connection is between requests, owes nothing, and has been so for long enough.
+    pub(super) fn may_rest(&self) -> bool {
+        self.awake.get()
+            && self.reading.get() == Reading::Between
+            && self.open.get() == 0
+            && self.heads.get() == self.requests.get()
+            && self.hold.get() == Hold::None
+            && !self.unsent.get()
+            && !self.input_ended()
+            && self.now().saturating_duration_since(self.last_byte.get()) >= REST_AFTER
+    }
+
     /// Whether the head that is being read took too long.
     pub(super) fn head_is_late(&self) -> bool {
         self.head_late.get()
@@ -311,7 +352,7 @@ impl ConnState {
         self.open.set(self.open.get().saturating_sub(1));
         self.download.reset();
         self.last_byte.set(self.now());
-        if self.input_ended() {
+        if self.input_ended() || self.unwatched.get() && !self.last_request.get() {
             self.wake();
         }
     }
@@ -328,6 +369,13 @@ impl ConnState {
     pub(super) fn tick(&self, now: Instant) {
         if self.verdict.get().is_some() {
             return;
+        }
+        if self.unwatched.take() {
+            self.look_again.set(true);
+            self.wake();
+        }
+        if self.may_rest() {
+            self.wake();
         }
         let open = self.open.get() > 0;
         if self.reading.get() == Reading::Head && !open {

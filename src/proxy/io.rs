@@ -7,30 +7,28 @@
 //! was read but not used go to the connection's state, for a tunnel or a lingering close.
 
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::conn::{ConnState, Hold, Reading};
 use super::error::Fault;
-use super::frames::{FrameWatch, POISON};
+use super::frames::{FrameWatch, POISON, PREFACE};
+use super::socket::Socket;
 use super::watch::{BodyState, Framing, Head, HeadLimits, scan_head};
 
 /// What hyper reads in place of a refused head.
 const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
 /// Writes up to this size are gathered: copying them is cheaper than a vectored write.
 const GATHER: usize = 2048;
-/// The first read of a connection.
-const FIRST_READ: usize = 8 * 1024;
 
 /// What is left of a connection that hyper is done with.
 #[derive(Debug)]
 pub(super) struct Leftover {
     /// The socket.
-    pub(super) stream: TcpStream,
+    pub(super) stream: Socket,
     /// Read from it, used by nobody.
     pub(super) unread: Vec<u8>,
     /// Our FIN has gone out.
@@ -38,9 +36,10 @@ pub(super) struct Leftover {
 }
 
 impl Leftover {
-    /// Whether our FIN is out and all that came was read, to the end of a message.
+    /// Whether our FIN is out, or goes out with the close, and nothing that could turn the close into a reset
+    /// is to come: the client said so, or has sent its own FIN, and all before that was read.
     pub(super) fn is_spent(&self, state: &ConnState) -> bool {
-        self.shut && self.unread.is_empty() && state.reading.get() == Reading::Between
+        self.shut && self.unread.is_empty() && state.expects_nothing()
     }
 }
 
@@ -65,16 +64,58 @@ enum Mode {
 
 /// The protocol that a connection opened with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Opening {
+pub(super) enum Protocol {
     Http1,
     Http2,
+}
+
+/// What waiting for a client's bytes came to.
+#[derive(Debug)]
+pub(super) enum Opening {
+    /// These bytes, which begin a connection of this protocol or, on one that is used, a request.
+    Bytes(Vec<u8>, Protocol),
+    /// The client left.
+    Gone,
+    /// It dallied for too long, or the worker drains.
+    Cut,
+}
+
+/// Waits for the bytes that tell what is next. While there are none nothing is held but the socket and its
+/// deadlines.
+pub(super) async fn open(socket: &mut Socket, state: &ConnState, used: bool) -> Opening {
+    let mut bytes = Vec::new();
+    std::future::poll_fn(|cx| {
+        state.park(cx);
+        loop {
+            if state.verdict().is_some() || state.is_leaving() {
+                return Poll::Ready(Opening::Cut);
+            }
+            let seen = bytes.len().min(PREFACE.len());
+            let protocol = if bytes[..seen] != PREFACE[..seen] || used && seen > 0 || state.head_is_late() {
+                Some(Protocol::Http1)
+            } else {
+                (seen == PREFACE.len()).then_some(Protocol::Http2)
+            };
+            if let Some(protocol) = protocol {
+                return Poll::Ready(Opening::Bytes(std::mem::take(&mut bytes), protocol));
+            }
+            match ready!(socket.poll_first(cx, &mut bytes)) {
+                Ok(len) if len > 0 => {
+                    state.received(len);
+                    state.set_reading(Reading::Head);
+                }
+                _ => return Poll::Ready(Opening::Gone),
+            }
+        }
+    })
+    .await
 }
 
 /// A client's socket, as hyper sees it.
 #[derive(Debug)]
 pub(super) struct Io {
     /// `None` only while it is being dropped.
-    stream: Option<TcpStream>,
+    stream: Option<Socket>,
     state: Rc<ConnState>,
     limits: HeadLimits,
     mode: Mode,
@@ -86,53 +127,39 @@ pub(super) struct Io {
 }
 
 impl Io {
-    /// Reads the opening bytes and decides by them. `None`: the client left, or dallied, before that.
-    pub(super) async fn open(
-        stream: TcpStream,
+    /// A connection that begins, or goes on, with these bytes.
+    pub(super) fn new(
+        socket: Socket,
+        bytes: Vec<u8>,
+        protocol: Protocol,
         state: Rc<ConnState>,
         limits: HeadLimits,
-    ) -> Option<(Self, Opening)> {
-        let mut stash = Vec::with_capacity(FIRST_READ);
-        let mut stream = stream;
-        let opening = std::future::poll_fn(|cx| {
-            state.park(cx);
-            loop {
-                if state.verdict().is_some() || state.is_leaving() {
-                    return Poll::Ready(None);
-                }
-                let preface = super::frames::PREFACE;
-                let seen = stash.len().min(preface.len());
-                if stash[..seen] != preface[..seen] {
-                    return Poll::Ready(Some(Opening::Http1));
-                } else if seen == preface.len() {
-                    return Poll::Ready(Some(Opening::Http2));
-                } else if state.head_is_late() {
-                    return Poll::Ready(Some(Opening::Http1));
-                }
-                match ready!(pin!(stream.read_buf(&mut stash)).poll(cx)) {
-                    Ok(len) if len > 0 => {
-                        state.received(len);
-                        state.set_reading(Reading::Head);
-                    }
-                    _ => return Poll::Ready(None),
-                }
-            }
-        })
-        .await?;
-        let mode = match opening {
-            Opening::Http1 => Mode::Head,
-            Opening::Http2 => {
+    ) -> Self {
+        let mode = match protocol {
+            Protocol::Http1 => Mode::Head,
+            Protocol::Http2 => {
                 state.set_reading(Reading::Opaque);
                 Mode::Frames(Box::new(FrameWatch::new(state.now())))
             }
         };
         let mut io =
-            Self { stream: Some(stream), state, limits, mode, stash, taken: 0, ready: 0, shut: false };
+            Self { stream: Some(socket), state, limits, mode, stash: bytes, taken: 0, ready: 0, shut: false };
         io.admit_stash();
-        Some((io, opening))
+        io
     }
 
-    fn stream(&mut self) -> Pin<&mut TcpStream> {
+    /// The socket of a connection between requests; `None` where there is more to it than that.
+    pub(super) fn into_idle(mut self) -> Option<Socket> {
+        let idle = matches!(self.mode, Mode::Head) && self.stash.is_empty() && !self.shut;
+        if idle { self.stream.take() } else { None }
+    }
+
+    /// Whether a close sends all that a FIN before it would.
+    fn may_close_at_once(&self) -> bool {
+        matches!(self.mode, Mode::Head) && self.stash.is_empty() && self.state.expects_nothing()
+    }
+
+    fn stream(&mut self) -> Pin<&mut Socket> {
         Pin::new(self.stream.as_mut().expect("taken only by drop"))
     }
 
@@ -283,6 +310,9 @@ impl Io {
             if self.state.input_ended() {
                 return if self.state.end_of_input() { Poll::Ready(Ok(())) } else { Poll::Pending };
             }
+            if self.state.may_look_later() && self.stream().is_fresh() {
+                return Poll::Pending;
+            }
             let before = buf.filled().len();
             match self.stream().poll_read(cx, buf) {
                 Poll::Pending => {
@@ -316,6 +346,7 @@ impl Io {
     }
 
     fn wrote(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.state.unsent.set(written.is_pending());
         match &written {
             Poll::Pending => self.state.wants_room(),
             Poll::Ready(Ok(bytes)) => {
@@ -387,8 +418,12 @@ impl AsyncWrite for Io {
         Poll::Ready(Ok(()))
     }
 
-    /// Sends FIN. The rest of a close is for who gets the leftover.
+    /// Sends FIN, where the close does not follow at once. The rest of a close is for who gets the leftover.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.may_close_at_once() {
+            self.shut = true;
+            return Poll::Ready(Ok(()));
+        }
         let shut = ready!(self.stream().poll_shutdown(cx));
         self.shut = shut.is_ok();
         Poll::Ready(shut)

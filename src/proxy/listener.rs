@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -12,21 +12,22 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 
 use super::call::Call;
+use super::clock::Registered;
 use super::conn::{ConnState, Reading, Timeouts};
 use super::context::{ListenerState, ProxyContext};
 use super::error::Fault;
 use super::headers::Peer;
-use super::io::{Io, Leftover, Opening};
+use super::io::{self, Io, Leftover, Opening, Protocol};
+use super::socket::Socket;
 use super::stack;
 use super::tcp;
 use super::tunnel::{self, End};
 use super::watch::HeadLimits;
 use crate::config::plan::{Limits, ListenerKind};
 use crate::table::Settings;
-use crate::telemetry::Outcome;
+use crate::telemetry::{ConnectionSeries, Outcome};
 
 /// Streams of one client connection.
 const MAX_STREAMS: u32 = 256;
@@ -69,9 +70,11 @@ impl Client {
     }
 }
 
-/// Serves one accepted connection to its end, by what its listener is.
+/// Serves one accepted connection, whose socket does not block, to its end, by what its listener is.
+///
+/// The future is small, and holds nothing large while the client says nothing.
 pub async fn serve(
-    stream: TcpStream,
+    stream: std::net::TcpStream,
     peer: SocketAddr,
     listener: Rc<ListenerState>,
     context: Rc<ProxyContext>,
@@ -79,77 +82,123 @@ pub async fn serve(
     let settings = context.with_table(|table, _| Arc::clone(table.settings()));
     let Some(_open) = context.open_connection(settings.limits.max_connections) else {
         context.metrics().connection_refused(listener.name(), "max_connections");
-        return refuse(stream, &listener, &context).await;
+        return refuse(Socket::new(stream), &listener, &context).await;
     };
-    let series = listener.connections.clone();
-    series.opened();
-    let _closed = OnDrop(|| series.closed());
-    let _ = stream.set_nodelay(true);
+    listener.connections.opened();
+    let _closed = Closing(&listener.connections);
     match listener.kind() {
-        ListenerKind::Http => serve_http(stream, peer, listener, context, settings).await,
-        ListenerKind::Tcp { service } => tcp::serve(stream, peer, &listener, &context, service).await,
+        ListenerKind::Http => {
+            Attendant::new(stream, peer, &listener, &context, settings).serve().await;
+        }
+        ListenerKind::Tcp { service } => {
+            let Ok(stream) = Socket::new(stream).into_stream() else { return };
+            Box::pin(tcp::serve(stream, peer, &listener, &context, service)).await;
+        }
     }
 }
 
-struct OnDrop<F: Fn()>(F);
+/// Counts the end of a connection.
+struct Closing<'a>(&'a ConnectionSeries);
 
-impl<F: Fn()> Drop for OnDrop<F> {
+impl Drop for Closing<'_> {
     fn drop(&mut self) {
-        (self.0)();
+        self.0.closed();
     }
 }
 
 /// Turns a connection away. It reads nothing, so that a flood costs little.
-async fn refuse(mut stream: TcpStream, listener: &ListenerState, context: &ProxyContext) {
+async fn refuse(mut socket: Socket, listener: &ListenerState, context: &ProxyContext) {
     if *listener.kind() == ListenerKind::Http {
         context.count(listener, None, None, 503, std::time::Duration::ZERO);
         // A fresh socket has room for these bytes.
-        let _ = stream.try_write(FULL);
-        tunnel::linger(stream, false).await;
+        let _ = socket.try_write(FULL);
+        Box::pin(tunnel::linger(socket, false)).await;
     } else {
-        let _ = stream.shutdown().await;
+        let _ = socket.shutdown().await;
     }
 }
 
-async fn serve_http(
-    stream: TcpStream,
+/// Keeps an HTTP client's connection between requests, with nothing but its socket and its deadlines.
+struct Attendant<'a> {
+    socket: Option<Socket>,
     peer: SocketAddr,
-    listener: Rc<ListenerState>,
-    context: Rc<ProxyContext>,
+    listener: &'a Rc<ListenerState>,
+    context: &'a Rc<ProxyContext>,
     settings: Arc<Settings>,
-) {
-    let limits = &settings.limits;
-    let head = HeadLimits { size: limits.max_header_size, headers: limits.max_headers };
-    let timeouts = Timeouts { idle: limits.idle_timeout, header: limits.header_timeout };
-    let state = ConnState::new(&context.clock, timeouts);
-    let _ticks = context.clock.register(Rc::clone(&state));
-    let Some((io, opening)) = Io::open(stream, Rc::clone(&state), head).await else { return };
-    let client = Rc::new(Client {
-        peer: Peer::new(peer, &listener.plan().trusted),
-        http2: opening == Opening::Http2,
-        state: Rc::clone(&state),
-        tunnel: RefCell::new(None),
-        settings,
-        listener,
-        context,
-    });
-    match opening {
-        Opening::Http1 => run_http1(io, &client).await,
-        Opening::Http2 => run_http2(io, &client).await,
+    state: Rc<ConnState>,
+    _ticks: Registered,
+    /// Since its first request.
+    client: Option<Rc<Client>>,
+}
+
+impl<'a> Attendant<'a> {
+    fn new(
+        stream: std::net::TcpStream,
+        peer: SocketAddr,
+        listener: &'a Rc<ListenerState>,
+        context: &'a Rc<ProxyContext>,
+        settings: Arc<Settings>,
+    ) -> Self {
+        let limits = &settings.limits;
+        let timeouts = Timeouts { idle: limits.idle_timeout, header: limits.header_timeout };
+        let state = ConnState::new(&context.clock, timeouts);
+        let ticks = context.clock.register(Rc::clone(&state));
+        let socket = Some(Socket::new(stream));
+        Self { socket, peer, listener, context, settings, state, _ticks: ticks, client: None }
     }
-    // hyper is gone, and with it the wrapper: what it left behind is the socket.
-    let Some(leftover) = state.leftover.borrow_mut().take() else { return };
-    let call = client.tunnel.borrow_mut().take();
-    match call {
-        Some(call) => run_tunnel(leftover, call, &client).await,
-        // A client that promised to send no more, and whose last request is read whole, sends nothing that
-        // could turn a close into a reset.
-        None if state.last_request.get() && leftover.is_spent(&state) => {}
-        None => tunnel::linger(leftover.stream, leftover.shut).await,
+
+    async fn serve(mut self) {
+        while let Some(mut socket) = self.socket.take() {
+            match io::open(&mut socket, &self.state, self.client.is_some()).await {
+                Opening::Bytes(bytes, protocol) => {
+                    self.socket = Box::pin(self.speak(socket, bytes, protocol)).await;
+                }
+                Opening::Cut if self.client.is_some() => Box::pin(tunnel::linger(socket, false)).await,
+                Opening::Cut | Opening::Gone => {}
+            }
+        }
+    }
+
+    /// Speaks HTTP until the connection is over, or comes to rest: then its socket comes back.
+    async fn speak(&mut self, socket: Socket, bytes: Vec<u8>, protocol: Protocol) -> Option<Socket> {
+        let limits = &self.settings.limits;
+        let head = HeadLimits { size: limits.max_header_size, headers: limits.max_headers };
+        let io = Io::new(socket, bytes, protocol, Rc::clone(&self.state), head);
+        let client = Rc::clone(self.client.get_or_insert_with(|| {
+            Rc::new(Client {
+                peer: Peer::new(self.peer, &self.listener.plan().trusted),
+                http2: protocol == Protocol::Http2,
+                state: Rc::clone(&self.state),
+                tunnel: RefCell::new(None),
+                settings: Arc::clone(&self.settings),
+                listener: Rc::clone(self.listener),
+                context: Rc::clone(self.context),
+            })
+        }));
+        match protocol {
+            Protocol::Http1 => {
+                let resting = run_http1(io, &client).await;
+                if resting.is_some() {
+                    return resting;
+                }
+            }
+            // Boxed: HTTP/1 should not carry it about.
+            Protocol::Http2 => Box::pin(run_http2(io, &client)).await,
+        }
+        // hyper is gone, and with it the wrapper: what it left behind is the socket.
+        let leftover = self.state.leftover.borrow_mut().take()?;
+        let call = client.tunnel.borrow_mut().take();
+        match call {
+            Some(call) => Box::pin(run_tunnel(leftover, call, &client)).await,
+            None if leftover.is_spent(&self.state) => {}
+            None => Box::pin(tunnel::linger(leftover.stream, leftover.shut)).await,
+        }
+        None
     }
 }
 
-async fn run_http1(io: Io, client: &Rc<Client>) {
+/// Speaks HTTP/1 to the end, or until nothing has been asked for in a while: then the socket comes back.
+async fn run_http1(io: Io, client: &Rc<Client>) -> Option<Socket> {
     let limits = client.limits();
     let mut builder = http1::Builder::new();
     builder.header_read_timeout(None).max_buf_size(READ_BUFFER.max(limits.max_header_size * 2));
@@ -158,28 +207,49 @@ async fn run_http1(io: Io, client: &Rc<Client>) {
     }
     let requests = Rc::clone(client);
     let service = service_fn(move |request| stack::serve(Rc::clone(&requests), request));
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
+    let mut connection = builder.serve_connection(TokioIo::new(io), service);
     let state = &client.state;
+    state.awake.set(true);
     let mut leaving = false;
     let ended = std::future::poll_fn(|cx| {
         state.park(cx);
         if state.verdict().is_some() {
-            return Poll::Ready(None);
+            return Poll::Ready(Ended::Cut);
         }
+        let mut connection = Pin::new(&mut connection);
         if !leaving && state.is_leaving() {
             leaving = true;
             // Sends what is still to be sent first.
             connection.as_mut().graceful_shutdown();
         }
-        connection.as_mut().poll(cx).map(Some)
+        match connection.poll(cx) {
+            Poll::Ready(result) => Poll::Ready(Ended::Over(result)),
+            // Looked at after the poll, which has read what there was.
+            Poll::Pending if !leaving && state.may_rest() => Poll::Ready(Ended::Resting),
+            Poll::Pending => Poll::Pending,
+        }
     })
     .await;
+    state.awake.set(false);
     match ended {
-        Some(Err(error)) if error.is_parse() => count_unparsed(client, &error),
-        Some(Err(error)) => tracing::debug!(%error, "client connection ended"),
-        Some(Ok(())) => {}
-        None => tracing::debug!(verdict = ?state.verdict(), "client connection cut"),
+        Ended::Over(Err(error)) if error.is_parse() => count_unparsed(client, &error),
+        Ended::Over(Err(error)) => tracing::debug!(%error, "client connection ended"),
+        Ended::Over(Ok(())) => {}
+        Ended::Cut => tracing::debug!(verdict = ?state.verdict(), "client connection cut"),
+        Ended::Resting => {
+            let parts = connection.into_parts();
+            // Bytes that hyper holds back now belong to no request: such a connection is closed.
+            return parts.io.into_inner().into_idle().filter(|_| parts.read_buf.is_empty());
+        }
     }
+    None
+}
+
+/// How hyper's part of an HTTP/1 connection ended.
+enum Ended {
+    Over(hyper::Result<()>),
+    Cut,
+    Resting,
 }
 
 /// A head that passed our own look but not hyper's parser, which has answered it: counted and logged all
@@ -240,6 +310,7 @@ async fn run_http2(io: Io, client: &Rc<Client>) {
 async fn run_tunnel(leftover: Leftover, mut call: Box<Call>, client: &Client) {
     let Some(upstream) = call.tunnel.take() else { return };
     let Leftover { stream, unread, .. } = leftover;
+    let Ok(stream) = stream.into_stream() else { return };
     client.state.set_reading(Reading::Opaque);
     let end = {
         let record = &mut call;

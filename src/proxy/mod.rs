@@ -25,6 +25,7 @@ mod listener;
 mod probe;
 mod request;
 mod respond;
+mod socket;
 mod stack;
 mod tcp;
 mod tunnel;

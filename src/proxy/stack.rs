@@ -13,7 +13,7 @@ use std::task::Poll;
 use http::header::{CONNECTION, HOST, HeaderValue};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{Method, Request, Response, Uri};
+use http::{Method, Request, Response, Uri, Version};
 use hyper::body::Incoming;
 
 use super::answer::Answer;
@@ -66,7 +66,12 @@ pub(super) async fn serve(
 /// origin form, one Host, a clean path.
 fn admit(client: &Client, call: &mut Call, parts: &mut Parts) -> Result<(), ProxyError> {
     let checked = check(parts, client.limits())?;
-    if parts.headers.contains_key(CONNECTION) && has_token(&parts.headers, &CONNECTION, "close") {
+    let last = if parts.version == Version::HTTP_10 {
+        !has_token(&parts.headers, &CONNECTION, "keep-alive")
+    } else {
+        parts.headers.contains_key(CONNECTION) && has_token(&parts.headers, &CONNECTION, "close")
+    };
+    if last {
         client.state.last_request.set(true);
     }
     call.host = checked.host;

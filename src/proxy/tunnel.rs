@@ -124,7 +124,7 @@ where
 
 /// Closes a socket whose peer may still send: FIN, then at most 64 KiB or a second is read and dropped, so
 /// that the peer reads our last bytes before a reset reaches it.
-pub(super) async fn linger(mut stream: tokio::net::TcpStream, shut: bool) {
+pub(super) async fn linger(mut stream: impl AsyncRead + AsyncWrite + Unpin, shut: bool) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     const LIMIT: usize = 64 * 1024;

@@ -238,6 +238,7 @@ async fn work(
         tokio::select! {
             accepted = socket.accept() => {
                 let (stream, peer) = accepted.unwrap();
+                let stream = stream.into_std().unwrap();
                 tokio::task::spawn_local(serve(stream, peer, Rc::clone(&listener), Rc::clone(&context)));
             }
             _ = tick.tick() => {

@@ -1,0 +1,164 @@
+//! A client's socket, which joins the worker's poll only when it has to wait.
+//!
+//! A connection that brings its request along, gets its answer and closes costs the kernel no registration
+//! then: two system calls of some ten. Reading goes ahead once, right after the accept; whoever finds
+//! nothing there registers, and from then on the runtime says when there is something.
+
+use std::io::{self, Write};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+
+use rustix::buffer::spare_capacity;
+use rustix::net::{RecvFlags, recv};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// The first read of a connection that has nothing in memory.
+const FIRST_READ: usize = 8 * 1024;
+
+/// A client's socket.
+#[derive(Debug)]
+pub(super) struct Socket(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    /// Accepted, non-blocking, and unknown to the runtime.
+    Fresh(std::net::TcpStream),
+    Polled(TcpStream),
+    /// The runtime would not have it.
+    Lost,
+}
+
+impl Socket {
+    /// For a stream that does not block.
+    pub(super) fn new(stream: std::net::TcpStream) -> Self {
+        Self(Kind::Fresh(stream))
+    }
+
+    /// Whether nobody would be woken by what comes.
+    pub(super) fn is_fresh(&self) -> bool {
+        matches!(self.0, Kind::Fresh(_))
+    }
+
+    /// The stream as the runtime knows it, from now on at the latest.
+    fn polled(&mut self) -> io::Result<Pin<&mut TcpStream>> {
+        if self.is_fresh()
+            && let Kind::Fresh(stream) = std::mem::replace(&mut self.0, Kind::Lost)
+        {
+            self.0 = Kind::Polled(TcpStream::from_std(stream)?);
+        }
+        match &mut self.0 {
+            Kind::Polled(stream) => Ok(Pin::new(stream)),
+            Kind::Fresh(_) | Kind::Lost => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    /// The stream by itself.
+    pub(super) fn into_stream(mut self) -> io::Result<TcpStream> {
+        self.polled()?;
+        match self.0 {
+            Kind::Polled(stream) => Ok(stream),
+            Kind::Fresh(_) | Kind::Lost => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    /// Reads behind what `buffer` holds. It gets room only when there is something to put there, and has
+    /// none after `Pending` if it is empty. `Ok(0)` is the end.
+    pub(super) fn poll_first(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut Vec<u8>,
+    ) -> Poll<io::Result<usize>> {
+        if let Kind::Fresh(stream) = &self.0 {
+            buffer.reserve(FIRST_READ);
+            match recv(stream, spare_capacity(buffer), RecvFlags::empty()) {
+                Ok((read, _)) => return Poll::Ready(Ok(read)),
+                Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => {}
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+            release(buffer);
+        }
+        let mut stream = self.polled()?;
+        ready!(stream.poll_read_ready(cx))?;
+        buffer.reserve(FIRST_READ);
+        let read = pin!(stream.read_buf(buffer)).poll(cx);
+        if read.is_pending() {
+            release(buffer);
+        }
+        read
+    }
+
+    /// Writes what fits now.
+    pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match &self.0 {
+            Kind::Fresh(stream) => (&*stream).write(bytes),
+            Kind::Polled(stream) => stream.try_write(bytes),
+            Kind::Lost => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+}
+
+fn release(buffer: &mut Vec<u8>) {
+    if buffer.is_empty() {
+        *buffer = Vec::new();
+    }
+}
+
+/// `None` where the attempt must be made again by way of the runtime.
+fn at_once(result: io::Result<usize>) -> Option<io::Result<usize>> {
+    match result {
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => None,
+        result => Some(result),
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.polled()?.poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if let Kind::Fresh(stream) = &self.0
+            && let Some(written) = at_once((&*stream).write(buf))
+        {
+            return Poll::Ready(written);
+        }
+        self.polled()?.poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if let Kind::Fresh(stream) = &self.0
+            && let Some(written) = at_once((&*stream).write_vectored(bufs))
+        {
+            return Poll::Ready(written);
+        }
+        self.polled()?.poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    /// Sends FIN.
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(match &self.0 {
+            Kind::Fresh(stream) => stream.shutdown(std::net::Shutdown::Write),
+            Kind::Polled(stream) => socket2::SockRef::from(stream).shutdown(std::net::Shutdown::Write),
+            Kind::Lost => Ok(()),
+        })
+    }
+}
