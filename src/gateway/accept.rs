@@ -3,14 +3,17 @@
 use std::cell::RefCell;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::task::AbortHandle;
 
+use super::spread::{Handover, Place, Spread};
 use crate::config::plan::ListenerPlan;
 use crate::proxy::{ListenerState, ProxyContext, serve};
 
@@ -21,16 +24,25 @@ const PAUSE: Duration = Duration::from_millis(50);
 const BATCH: usize = 64;
 
 /// The listeners of one worker.
-#[derive(Debug, Default)]
-pub(super) struct Accepting(Vec<Open>);
+#[derive(Debug)]
+pub(super) struct Accepting {
+    listeners: Vec<Open>,
+    spread: Spread,
+}
 
 #[derive(Debug)]
 struct Open {
-    name: Arc<str>,
-    state: Rc<RefCell<Rc<ListenerState>>>,
     socket: Rc<AsyncFd<TcpListener>>,
+    serving: Rc<Settings>,
     task: AbortHandle,
+}
+
+/// By what a listener's new connections are served.
+#[derive(Debug)]
+struct Settings {
+    now: RefCell<(Arc<ListenerPlan>, Rc<ListenerState>)>,
     context: Rc<ProxyContext>,
+    spread: Spread,
 }
 
 impl Drop for Open {
@@ -40,35 +52,55 @@ impl Drop for Open {
 }
 
 impl Accepting {
+    /// The listeners of a worker that has none yet.
+    pub(super) fn new(spread: Spread) -> Self {
+        Self { listeners: Vec::new(), spread }
+    }
+
     /// Accepts on one more socket.
     pub(super) fn open(&mut self, plan: Arc<ListenerPlan>, socket: TcpListener, context: &Rc<ProxyContext>) {
-        let name = Arc::clone(&plan.name);
         #[expect(deprecated, reason = "its successor is unsafe to call; a listener keeps its descriptor")]
         let socket = match AsyncFd::with_interest(socket, Interest::READABLE) {
             Ok(socket) => Rc::new(socket),
             Err(error) => {
-                tracing::error!(listener = &*name, %error, "cannot accept");
+                tracing::error!(listener = &*plan.name, %error, "cannot accept");
                 return;
             }
         };
-        let state = Rc::new(RefCell::new(Rc::new(ListenerState::new(plan, context))));
-        let task =
-            tokio::task::spawn_local(accept(Rc::clone(&socket), Rc::clone(&state), Rc::clone(context)));
-        let task = task.abort_handle();
-        self.0.push(Open { name, state, socket, task, context: Rc::clone(context) });
+        let state = Rc::new(ListenerState::new(Arc::clone(&plan), context));
+        let serving = Rc::new(Settings {
+            now: RefCell::new((plan, state)),
+            context: Rc::clone(context),
+            spread: self.spread.clone(),
+        });
+        let task = tokio::task::spawn_local(accept(Rc::clone(&socket), Rc::clone(&serving)));
+        self.listeners.push(Open { socket, serving, task: task.abort_handle() });
     }
 
     /// New connections of this listener are served by these settings.
     pub(super) fn update(&mut self, plan: &Arc<ListenerPlan>) {
-        for open in self.0.iter().filter(|open| open.name == plan.name) {
-            *open.state.borrow_mut() = Rc::new(ListenerState::new(Arc::clone(plan), &open.context));
+        for open in self.listeners.iter().filter(|open| open.is(&plan.name)) {
+            let state = Rc::new(ListenerState::new(Arc::clone(plan), &open.serving.context));
+            *open.serving.now.borrow_mut() = (Arc::clone(plan), state);
         }
+    }
+
+    /// Serves a connection that another worker has accepted.
+    pub(super) fn take_over(&self, handover: Handover, context: &Rc<ProxyContext>) {
+        let Handover { stream, peer, plan, place } = handover;
+        let known = self.listeners.iter().find(|open| open.is(&plan.name)).and_then(|open| {
+            let (known, state) = &*open.serving.now.borrow();
+            Arc::ptr_eq(known, &plan).then(|| Rc::clone(state))
+        });
+        // In the middle of a reload the settings are those under which it was accepted.
+        let listener = known.unwrap_or_else(|| Rc::new(ListenerState::new(plan, context)));
+        start(stream, peer, listener, context, place);
     }
 
     /// Serves what waits in the listener's queue, then closes it.
     pub(super) fn close(&mut self, name: &str) {
-        self.0.retain(|open| {
-            let stays = &*open.name != name;
+        self.listeners.retain(|open| {
+            let stays = !open.is(name);
             if !stays {
                 open.empty_queue();
             }
@@ -78,29 +110,29 @@ impl Accepting {
 
     /// Serves what waits in every queue, then closes them all.
     pub(super) fn close_all(&mut self) {
-        for open in self.0.drain(..) {
+        for open in self.listeners.drain(..) {
             open.empty_queue();
         }
     }
 }
 
 impl Open {
+    fn is(&self, name: &str) -> bool {
+        *self.serving.now.borrow().0.name == *name
+    }
+
     /// A connection that the kernel has completed must not be reset by closing the socket under it.
     ///
     /// Asks the kernel itself: the runtime would tell only what it had already seen.
     fn empty_queue(&self) {
         self.task.abort();
         while let Ok((stream, peer)) = take(self.socket.get_ref()) {
-            start(stream, peer, &self.state, &self.context);
+            self.serving.settle(stream, peer);
         }
     }
 }
 
-async fn accept(
-    socket: Rc<AsyncFd<TcpListener>>,
-    state: Rc<RefCell<Rc<ListenerState>>>,
-    context: Rc<ProxyContext>,
-) {
+async fn accept(socket: Rc<AsyncFd<TcpListener>>, serving: Rc<Settings>) {
     let mut failing = false;
     loop {
         let Ok(mut ready) = socket.readable().await else { return };
@@ -110,15 +142,15 @@ async fn accept(
                 Err(_would_block) => break,
                 Ok(Ok((stream, peer))) => {
                     failing = false;
-                    start(stream, peer, &state, &context);
+                    serving.settle(stream, peer);
                 }
                 Ok(Err(error)) if is_about_one_connection(&error) => {}
                 Ok(Err(error)) => {
                     if !failing {
                         failing = true;
-                        let name = state.borrow().name().to_owned();
-                        tracing::warn!(listener = name, %error, "accept fails; waiting for descriptors");
-                        context.metrics().connection_refused(&name, "descriptors");
+                        let name = Arc::clone(&serving.now.borrow().0.name);
+                        tracing::warn!(listener = &*name, %error, "accept fails; waiting for descriptors");
+                        serving.context.metrics().connection_refused(&name, "descriptors");
                     }
                     tokio::time::sleep(PAUSE).await;
                 }
@@ -146,14 +178,40 @@ fn take(socket: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
     Ok((stream, peer))
 }
 
+impl Settings {
+    /// Serves a connection here or has another worker do so.
+    fn settle(&self, stream: TcpStream, peer: SocketAddr) {
+        let (plan, listener) = &*self.now.borrow();
+        if let Some((stream, place)) = self.spread.settle(stream, peer, plan) {
+            start(stream, peer, Rc::clone(listener), &self.context, place);
+        }
+    }
+}
+
 fn start(
     stream: TcpStream,
     peer: SocketAddr,
-    state: &RefCell<Rc<ListenerState>>,
+    listener: Rc<ListenerState>,
     context: &Rc<ProxyContext>,
+    place: Place,
 ) {
-    let listener = Rc::clone(&state.borrow());
-    tokio::task::spawn_local(serve(stream, peer, listener, Rc::clone(context)));
+    let serving = serve(stream, peer, listener, Rc::clone(context));
+    tokio::task::spawn_local(Connection { serving, _place: place });
+}
+
+/// A connection in its place. Not an async block, which would hold it twice.
+struct Connection {
+    serving: crate::proxy::Serving,
+    // Dropped last: a drain waits for it.
+    _place: Place,
+}
+
+impl Future for Connection {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        Pin::new(&mut self.serving).poll(cx)
+    }
 }
 
 fn is_about_one_connection(error: &io::Error) -> bool {

@@ -15,6 +15,7 @@ use super::live::TableSource;
 use super::pump::{self, Pump};
 use super::snapshots::Snapshots;
 use super::sockets::{self, BindError};
+use super::spread::{Loads, Spread, SpreadSource};
 use super::status::{RegistryStatus, StatusSource};
 use super::workers::{self, Worker};
 use crate::admin::{Admin, EventLog, ListenerView, ReloadOrder};
@@ -129,6 +130,8 @@ impl Gateway {
         let status = Arc::new(RegistryStatus::default());
         metrics.add_live(Box::new(StatusSource(Arc::clone(&status))));
         metrics.add_live(Box::new(TableSource(reader.clone())));
+        let (loads, views) = Spread::new(plan.gateway.workers);
+        metrics.add_live(Box::new(SpreadSource(Arc::clone(&loads))));
 
         let events = EventLog::default();
         let event_log = JournalFile::default();
@@ -159,7 +162,6 @@ impl Gateway {
             plan,
             reader,
             metrics,
-            shared: shared.clone(),
             events,
             event_log,
             held: Vec::new(),
@@ -167,9 +169,10 @@ impl Gateway {
             door: None,
             reload_orders,
             reloads: Some(reloads),
+            loads,
         };
-        for index in 0..running.plan.gateway.workers {
-            let worker = Worker::start(index, shared.clone())?;
+        for (index, spread) in views.into_iter().enumerate() {
+            let worker = Worker::start(index, shared.clone(), spread)?;
             worker.order(workers::Order::AccessLog(access_log.clone())).await;
             running.workers.push(worker);
         }
@@ -209,7 +212,6 @@ pub struct Running {
     access_log: Arc<Mutex<Option<LineSink>>>,
     reader: TableReader,
     metrics: Arc<Metrics>,
-    shared: Shared,
     events: EventLog,
     event_log: JournalFile,
     /// Duplicates of the listening sockets, for a successor.
@@ -218,6 +220,7 @@ pub struct Running {
     door: Option<Door>,
     reload_orders: mpsc::Sender<ReloadOrder>,
     reloads: Option<mpsc::Receiver<ReloadOrder>>,
+    loads: Arc<Loads>,
 }
 
 impl Running {
@@ -399,10 +402,10 @@ impl Running {
                 let _ = closed.await;
             }
             let end = Instant::now() + limit;
-            while self.shared.open_connections() > 0 && Instant::now() < end {
+            while self.loads.total() > 0 && Instant::now() < end {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
-            let left = self.shared.open_connections();
+            let left = self.loads.total();
             if left > 0 {
                 tracing::warn!(connections = left, "drain timeout over; closing what is left");
             }

@@ -9,6 +9,7 @@ mod pump;
 mod registries;
 mod snapshots;
 mod sockets;
+mod spread;
 mod status;
 mod survey;
 mod workers;

@@ -9,6 +9,7 @@ use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, oneshot};
 
 use super::accept::Accepting;
+use super::spread::{Handover, Spread};
 use crate::config::plan::ListenerPlan;
 use crate::proxy::{ProxyContext, Shared, TICK};
 use crate::telemetry::LineSink;
@@ -40,7 +41,11 @@ pub(super) struct Worker {
 
 impl Worker {
     /// Starts worker number `index`.
-    pub(super) fn start(index: usize, shared: Shared) -> std::io::Result<Self> {
+    pub(super) fn start(
+        index: usize,
+        shared: Shared,
+        (spread, handed): (Spread, mpsc::Receiver<Handover>),
+    ) -> std::io::Result<Self> {
         let (orders, inbox) = mpsc::channel(QUEUE);
         let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -49,7 +54,7 @@ impl Worker {
                 .event_interval(61)
                 .build_local(LocalOptions::default());
             match runtime {
-                Ok(runtime) => runtime.block_on(work(index, shared, inbox)),
+                Ok(runtime) => runtime.block_on(work(index, shared, spread, handed, inbox)),
                 Err(error) => tracing::error!(%error, worker = index, "no runtime"),
             }
         })?;
@@ -71,9 +76,15 @@ impl Worker {
     }
 }
 
-async fn work(index: usize, shared: Shared, mut inbox: mpsc::Receiver<Order>) {
+async fn work(
+    index: usize,
+    shared: Shared,
+    spread: Spread,
+    mut handed: mpsc::Receiver<Handover>,
+    mut inbox: mpsc::Receiver<Order>,
+) {
     let context = Rc::new(ProxyContext::new(index, shared));
-    let mut accepting = Accepting::default();
+    let mut accepting = Accepting::new(spread);
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -90,6 +101,8 @@ async fn work(index: usize, shared: Shared, mut inbox: mpsc::Receiver<Order>) {
                     let _ = done.send(());
                 }
             },
+            // Every worker, this one too, holds a sender: there is always a next.
+            Some(handover) = handed.recv() => accepting.take_over(handover, &context),
             _ = tick.tick() => context.tick(),
         }
     }

@@ -31,18 +31,24 @@ pub struct Shared {
     filters: Filters,
     token: Arc<str>,
     connections: Arc<AtomicUsize>,
+    resting: Arc<AtomicUsize>,
 }
 
 impl Shared {
     /// For one gateway. The token that tells its `via` from other gateways' is drawn here.
     pub fn new(reader: TableReader, metrics: Arc<Metrics>, filters: Filters) -> Self {
         let token = format!("{:016x}", fastrand::u64(..)).into();
-        Self { reader, metrics, filters, token, connections: Arc::default() }
+        Self { reader, metrics, filters, token, connections: Arc::default(), resting: Arc::default() }
     }
 
     /// Client connections open now, over all workers and listeners.
     pub fn open_connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Of those, the ones that have been used, and hold nothing now but their socket.
+    pub fn resting_connections(&self) -> usize {
+        self.resting.load(Ordering::Relaxed)
     }
 }
 
@@ -58,10 +64,25 @@ pub struct ProxyContext {
     ids: RefCell<IdBlock>,
     pub(super) via: Via,
     draining: Cell<bool>,
+    tidying: Cell<Tidying>,
     pub(super) access_log: AccessLog,
     series: RefCell<HashMap<SeriesKey, SeriesEntry, BuildHasherDefault<PlaceHasher>>>,
     connects: RefCell<HashMap<ServiceName, SecondsSeries>>,
     pub(super) chain: Option<Chain>,
+}
+
+/// An allocation of this size is a page of its own to the allocator. To free one makes it look at what it
+/// keeps for later, and give back to the system what it has kept for a second.
+const PROMPT: usize = 1 << 20;
+const PROMPT_EVERY: u32 = 20;
+const PROMPTS: u32 = 4;
+
+/// When the allocator is to be prompted: allocators return memory while they are at work, and a worker whose
+/// connections have all come to rest asks nothing of its own.
+#[derive(Debug, Default, Clone, Copy)]
+struct Tidying {
+    ticks: u32,
+    left: u32,
 }
 
 /// Addresses of the three names: each entry keeps them alive, so that none is used twice.
@@ -104,6 +125,10 @@ pub struct ListenerState {
 #[derive(Debug)]
 pub(super) struct OpenConnection(Arc<AtomicUsize>);
 
+/// A client connection at rest.
+#[derive(Debug)]
+pub(super) struct Resting(Arc<AtomicUsize>);
+
 impl ListenerState {
     /// A listener that is served by these settings.
     pub fn new(plan: Arc<ListenerPlan>, context: &Rc<ProxyContext>) -> Self {
@@ -144,6 +169,7 @@ impl ProxyContext {
             ids: RefCell::default(),
             via: Via::new(&shared.token),
             draining: Cell::new(false),
+            tidying: Cell::default(),
             access_log: AccessLog::default(),
             series: RefCell::default(),
             connects: RefCell::default(),
@@ -182,6 +208,7 @@ impl ProxyContext {
         self.clock.tick(now);
         self.access_log.flush();
         self.transport.tick(now);
+        self.tidy();
         let mut table = self.table.borrow_mut();
         let table = table.get();
         if self.generation.replace(table.generation()) != table.generation() {
@@ -189,6 +216,31 @@ impl ProxyContext {
             self.series.borrow_mut().clear();
             self.connects.borrow_mut().clear();
         }
+    }
+
+    /// A connection has given back what its requests needed, and rests until the guard goes.
+    pub(super) fn rest(&self) -> Resting {
+        self.shared.resting.fetch_add(1, Ordering::Relaxed);
+        Resting(Arc::clone(&self.shared.resting))
+    }
+
+    /// A connection gave back what its requests needed.
+    pub(super) fn released(&self) {
+        self.tidying.set(Tidying { left: PROMPTS, ..self.tidying.get() });
+    }
+
+    /// Once a second, for some seconds after the last connection came to rest.
+    fn tidy(&self) {
+        let Tidying { ticks, left } = self.tidying.get();
+        let next = match (ticks + 1, left) {
+            (_, 0) => Tidying::default(),
+            (PROMPT_EVERY, left) => {
+                drop(std::hint::black_box(Vec::<u8>::with_capacity(PROMPT)));
+                Tidying { ticks: 0, left: left - 1 }
+            }
+            (ticks, left) => Tidying { ticks, left },
+        };
+        self.tidying.set(next);
     }
 
     /// Looks at the table of now. Never held over an await: it takes a closure.
@@ -241,6 +293,12 @@ impl ProxyContext {
             connects.insert(service.clone(), self.shared.metrics.connect_series(service.as_str()));
         }
         connects[service].observe(took);
+    }
+}
+
+impl Drop for Resting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -70,45 +70,43 @@ pub(super) enum Protocol {
 }
 
 /// What waiting for a client's bytes came to.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Opening {
-    /// These bytes, which begin a connection of this protocol or, on one that is used, a request.
-    Bytes(Vec<u8>, Protocol),
+    /// Bytes came that begin a connection of this protocol or, on one that is used, a request.
+    Begun(Protocol),
     /// The client left.
     Gone,
     /// It dallied for too long, or the worker drains.
     Cut,
 }
 
-/// Waits for the bytes that tell what is next. While there are none nothing is held but the socket and its
-/// deadlines.
-pub(super) async fn open(socket: &mut Socket, state: &ConnState, used: bool) -> Opening {
-    let mut bytes = Vec::new();
-    std::future::poll_fn(|cx| {
-        state.park(cx);
-        loop {
-            if state.verdict().is_some() || state.is_leaving() {
-                return Poll::Ready(Opening::Cut);
-            }
-            let seen = bytes.len().min(PREFACE.len());
-            let protocol = if bytes[..seen] != PREFACE[..seen] || used && seen > 0 || state.head_is_late() {
-                Some(Protocol::Http1)
-            } else {
-                (seen == PREFACE.len()).then_some(Protocol::Http2)
-            };
-            if let Some(protocol) = protocol {
-                return Poll::Ready(Opening::Bytes(std::mem::take(&mut bytes), protocol));
-            }
-            match ready!(socket.poll_first(cx, &mut bytes)) {
-                Ok(len) if len > 0 => {
-                    state.received(len);
-                    state.set_reading(Reading::Head);
-                }
-                _ => return Poll::Ready(Opening::Gone),
-            }
+/// Waits for the bytes that tell what is next, and reads them into `bytes`. While there are none nothing is
+/// held but the socket.
+pub(super) fn poll_open(
+    cx: &mut Context<'_>,
+    socket: &mut Socket,
+    bytes: &mut Vec<u8>,
+    state: &ConnState,
+    used: bool,
+) -> Poll<Opening> {
+    loop {
+        if state.verdict().is_some() || state.is_leaving() {
+            return Poll::Ready(Opening::Cut);
         }
-    })
-    .await
+        let seen = bytes.len().min(PREFACE.len());
+        if bytes[..seen] != PREFACE[..seen] || used && seen > 0 || state.head_is_late() {
+            return Poll::Ready(Opening::Begun(Protocol::Http1));
+        } else if seen == PREFACE.len() {
+            return Poll::Ready(Opening::Begun(Protocol::Http2));
+        }
+        match ready!(socket.poll_first(cx, bytes)) {
+            Ok(len) if len > 0 => {
+                state.received(len);
+                state.set_reading(Reading::Head);
+            }
+            _ => return Poll::Ready(Opening::Gone),
+        }
+    }
 }
 
 /// A client's socket, as hyper sees it.

@@ -1,11 +1,13 @@
 //! A client's connection from accept to close.
 
 use std::cell::RefCell;
+use std::fmt;
+use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 
 use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
@@ -16,7 +18,7 @@ use tokio::io::AsyncWriteExt;
 use super::call::Call;
 use super::clock::Registered;
 use super::conn::{ConnState, Reading, Timeouts};
-use super::context::{ListenerState, ProxyContext};
+use super::context::{ListenerState, OpenConnection, ProxyContext, Resting};
 use super::error::Fault;
 use super::headers::Peer;
 use super::io::{self, Io, Leftover, Opening, Protocol};
@@ -27,7 +29,7 @@ use super::tunnel::{self, End};
 use super::watch::HeadLimits;
 use crate::config::plan::{Limits, ListenerKind};
 use crate::table::Settings;
-use crate::telemetry::{ConnectionSeries, Outcome};
+use crate::telemetry::Outcome;
 
 /// Streams of one client connection.
 const MAX_STREAMS: u32 = 256;
@@ -71,59 +73,72 @@ impl Client {
 }
 
 /// Serves one accepted connection, whose socket does not block, to its end, by what its listener is.
-///
-/// The future is small, and holds nothing large while the client says nothing.
-pub async fn serve(
+pub fn serve(
     stream: std::net::TcpStream,
     peer: SocketAddr,
     listener: Rc<ListenerState>,
     context: Rc<ProxyContext>,
-) {
+) -> Serving {
+    let socket = Socket::new(stream);
     let settings = context.with_table(|table, _| Arc::clone(table.settings()));
-    let Some(_open) = context.open_connection(settings.limits.max_connections) else {
+    let Some(open) = context.open_connection(settings.limits.max_connections) else {
         context.metrics().connection_refused(listener.name(), "max_connections");
-        return refuse(Socket::new(stream), &listener, &context).await;
+        return Serving {
+            stage: Stage::Ending(Box::pin(refuse(socket, listener, context))),
+            http: None,
+            _counted: None,
+        };
     };
-    listener.connections.opened();
-    let _closed = Closing(&listener.connections);
+    let counted = Some(Counted::new(open, &listener));
     match listener.kind() {
         ListenerKind::Http => {
-            Attendant::new(stream, peer, &listener, &context, settings).serve().await;
+            let limits = &settings.limits;
+            let timeouts = Timeouts { idle: limits.idle_timeout, header: limits.header_timeout };
+            let state = ConnState::new(&context.clock, timeouts);
+            let ticks = context.clock.register(Rc::clone(&state));
+            let early = Vec::new();
+            let http = Http { early, peer, listener, context, settings, state, _ticks: ticks, client: None };
+            Serving { stage: Stage::Waiting(socket, None), http: Some(http), _counted: counted }
         }
-        ListenerKind::Tcp { service } => {
-            let Ok(stream) = Socket::new(stream).into_stream() else { return };
-            Box::pin(tcp::serve(stream, peer, &listener, &context, service)).await;
+        ListenerKind::Tcp { .. } => {
+            let tunnel = Box::pin(async move {
+                if let (Ok(stream), ListenerKind::Tcp { service }) = (socket.into_stream(), listener.kind()) {
+                    tcp::serve(stream, peer, &listener, &context, service).await;
+                }
+            });
+            Serving { stage: Stage::Ending(tunnel), http: None, _counted: counted }
         }
     }
 }
 
-/// Counts the end of a connection.
-struct Closing<'a>(&'a ConnectionSeries);
-
-impl Drop for Closing<'_> {
-    fn drop(&mut self) {
-        self.0.closed();
-    }
+/// A client's connection from accept to close: see [`serve`].
+///
+/// It is small, and while the client says nothing it holds nothing but the socket and its deadlines. What
+/// speaks HTTP is made when bytes come, and is gone again when they have not come for a while.
+#[must_use = "futures do nothing unless polled"]
+pub struct Serving {
+    stage: Stage,
+    http: Option<Http>,
+    // Dropped last: whoever sees no connection counted finds none open.
+    _counted: Option<Counted>,
 }
 
-/// Turns a connection away. It reads nothing, so that a flood costs little.
-async fn refuse(mut socket: Socket, listener: &ListenerState, context: &ProxyContext) {
-    if *listener.kind() == ListenerKind::Http {
-        context.count(listener, None, None, 503, std::time::Duration::ZERO);
-        // A fresh socket has room for these bytes.
-        let _ = socket.try_write(FULL);
-        Box::pin(tunnel::linger(socket, false)).await;
-    } else {
-        let _ = socket.shutdown().await;
-    }
+enum Stage {
+    /// For the client's bytes: its first, or the next after a rest.
+    Waiting(Socket, Option<Resting>),
+    /// HTTP, until the connection is over or comes to rest: then its socket comes back.
+    Speaking(Pin<Box<dyn Future<Output = Option<Socket>>>>),
+    /// Whatever ends with the connection.
+    Ending(Pin<Box<dyn Future<Output = ()>>>),
 }
 
-/// Keeps an HTTP client's connection between requests, with nothing but its socket and its deadlines.
-struct Attendant<'a> {
-    socket: Option<Socket>,
+/// What outlives the requests of an HTTP connection.
+struct Http {
+    /// The beginning of what may be an HTTP/2 preface.
+    early: Vec<u8>,
     peer: SocketAddr,
-    listener: &'a Rc<ListenerState>,
-    context: &'a Rc<ProxyContext>,
+    listener: Rc<ListenerState>,
+    context: Rc<ProxyContext>,
     settings: Arc<Settings>,
     state: Rc<ConnState>,
     _ticks: Registered,
@@ -131,70 +146,118 @@ struct Attendant<'a> {
     client: Option<Rc<Client>>,
 }
 
-impl<'a> Attendant<'a> {
-    fn new(
-        stream: std::net::TcpStream,
-        peer: SocketAddr,
-        listener: &'a Rc<ListenerState>,
-        context: &'a Rc<ProxyContext>,
-        settings: Arc<Settings>,
-    ) -> Self {
-        let limits = &settings.limits;
-        let timeouts = Timeouts { idle: limits.idle_timeout, header: limits.header_timeout };
-        let state = ConnState::new(&context.clock, timeouts);
-        let ticks = context.clock.register(Rc::clone(&state));
-        let socket = Some(Socket::new(stream));
-        Self { socket, peer, listener, context, settings, state, _ticks: ticks, client: None }
-    }
+/// A connection's place in the counters.
+struct Counted {
+    _open: OpenConnection,
+    listener: Rc<ListenerState>,
+}
 
-    async fn serve(mut self) {
-        while let Some(mut socket) = self.socket.take() {
-            match io::open(&mut socket, &self.state, self.client.is_some()).await {
-                Opening::Bytes(bytes, protocol) => {
-                    self.socket = Box::pin(self.speak(socket, bytes, protocol)).await;
+impl Counted {
+    fn new(open: OpenConnection, listener: &Rc<ListenerState>) -> Self {
+        listener.connections.opened();
+        Self { _open: open, listener: Rc::clone(listener) }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.listener.connections.closed();
+    }
+}
+
+impl Future for Serving {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let Self { stage, http, .. } = &mut *self;
+        loop {
+            *stage = match (&mut *stage, &mut *http) {
+                (Stage::Ending(ending), _) => return ending.as_mut().poll(cx),
+                (Stage::Speaking(speaking), _) => match ready!(speaking.as_mut().poll(cx)) {
+                    Some(socket) => Stage::Waiting(socket, http.as_ref().map(|http| http.context.rest())),
+                    None => return Poll::Ready(()),
+                },
+                (Stage::Waiting(..), None) => return Poll::Ready(()),
+                (Stage::Waiting(socket, resting), Some(http)) => {
+                    http.state.park(cx);
+                    let used = http.client.is_some();
+                    let opening = ready!(io::poll_open(cx, socket, &mut http.early, &http.state, used));
+                    *resting = None;
+                    let socket = std::mem::replace(socket, Socket::lost());
+                    match opening {
+                        Opening::Begun(protocol) => {
+                            let bytes = std::mem::take(&mut http.early);
+                            Stage::Speaking(Box::pin(speak(http.client(protocol), socket, bytes, protocol)))
+                        }
+                        Opening::Cut if used => Stage::Ending(Box::pin(tunnel::linger(socket, false))),
+                        Opening::Cut | Opening::Gone => return Poll::Ready(()),
+                    }
                 }
-                Opening::Cut if self.client.is_some() => Box::pin(tunnel::linger(socket, false)).await,
-                Opening::Cut | Opening::Gone => {}
-            }
+            };
         }
     }
+}
 
-    /// Speaks HTTP until the connection is over, or comes to rest: then its socket comes back.
-    async fn speak(&mut self, socket: Socket, bytes: Vec<u8>, protocol: Protocol) -> Option<Socket> {
-        let limits = &self.settings.limits;
-        let head = HeadLimits { size: limits.max_header_size, headers: limits.max_headers };
-        let io = Io::new(socket, bytes, protocol, Rc::clone(&self.state), head);
-        let client = Rc::clone(self.client.get_or_insert_with(|| {
+impl fmt::Debug for Serving {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Serving").finish_non_exhaustive()
+    }
+}
+
+impl Http {
+    fn client(&mut self, protocol: Protocol) -> Rc<Client> {
+        let client = self.client.get_or_insert_with(|| {
             Rc::new(Client {
                 peer: Peer::new(self.peer, &self.listener.plan().trusted),
                 http2: protocol == Protocol::Http2,
                 state: Rc::clone(&self.state),
                 tunnel: RefCell::new(None),
                 settings: Arc::clone(&self.settings),
-                listener: Rc::clone(self.listener),
-                context: Rc::clone(self.context),
+                listener: Rc::clone(&self.listener),
+                context: Rc::clone(&self.context),
             })
-        }));
-        match protocol {
-            Protocol::Http1 => {
-                let resting = run_http1(io, &client).await;
-                if resting.is_some() {
-                    return resting;
-                }
-            }
-            // Boxed: HTTP/1 should not carry it about.
-            Protocol::Http2 => Box::pin(run_http2(io, &client)).await,
-        }
-        // hyper is gone, and with it the wrapper: what it left behind is the socket.
-        let leftover = self.state.leftover.borrow_mut().take()?;
-        let call = client.tunnel.borrow_mut().take();
-        match call {
-            Some(call) => Box::pin(run_tunnel(leftover, call, &client)).await,
-            None if leftover.is_spent(&self.state) => {}
-            None => Box::pin(tunnel::linger(leftover.stream, leftover.shut)).await,
-        }
-        None
+        });
+        Rc::clone(client)
     }
+}
+
+/// Turns a connection away. It reads nothing, so that a flood costs little.
+async fn refuse(mut socket: Socket, listener: Rc<ListenerState>, context: Rc<ProxyContext>) {
+    if *listener.kind() == ListenerKind::Http {
+        context.count(&listener, None, None, 503, std::time::Duration::ZERO);
+        // A fresh socket has room for these bytes.
+        let _ = socket.try_write(FULL);
+        tunnel::linger(socket, false).await;
+    } else {
+        let _ = socket.shutdown().await;
+    }
+}
+
+/// Speaks HTTP until the connection is over, or comes to rest: then its socket comes back.
+async fn speak(client: Rc<Client>, socket: Socket, bytes: Vec<u8>, protocol: Protocol) -> Option<Socket> {
+    let (limits, state) = (client.limits(), &client.state);
+    let head = HeadLimits { size: limits.max_header_size, headers: limits.max_headers };
+    let io = Io::new(socket, bytes, protocol, Rc::clone(state), head);
+    match protocol {
+        Protocol::Http1 => {
+            let resting = run_http1(io, &client).await;
+            client.context.released();
+            if resting.is_some() {
+                return resting;
+            }
+        }
+        // Boxed: HTTP/1 should not carry it about.
+        Protocol::Http2 => Box::pin(run_http2(io, &client)).await,
+    }
+    // hyper is gone, and with it the wrapper: what it left behind is the socket.
+    let leftover = state.leftover.borrow_mut().take()?;
+    let call = client.tunnel.borrow_mut().take();
+    match call {
+        Some(call) => Box::pin(run_tunnel(leftover, call, &client)).await,
+        None if leftover.is_spent(state) => {}
+        None => Box::pin(tunnel::linger(leftover.stream, leftover.shut)).await,
+    }
+    None
 }
 
 /// Speaks HTTP/1 to the end, or until nothing has been asked for in a while: then the socket comes back.

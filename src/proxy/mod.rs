@@ -37,4 +37,4 @@ pub use clock::TICK;
 pub use context::{ListenerState, ProxyContext, Shared};
 pub use error::{Blame, ProxyError};
 pub use filter::{FilterFuture, FilterService, Filters};
-pub use listener::serve;
+pub use listener::{Serving, serve};

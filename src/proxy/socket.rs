@@ -25,7 +25,7 @@ enum Kind {
     /// Accepted, non-blocking, and unknown to the runtime.
     Fresh(std::net::TcpStream),
     Polled(TcpStream),
-    /// The runtime would not have it.
+    /// Taken, or the runtime would not have it.
     Lost,
 }
 
@@ -33,6 +33,11 @@ impl Socket {
     /// For a stream that does not block.
     pub(super) fn new(stream: std::net::TcpStream) -> Self {
         Self(Kind::Fresh(stream))
+    }
+
+    /// No socket.
+    pub(super) fn lost() -> Self {
+        Self(Kind::Lost)
     }
 
     /// Whether nobody would be woken by what comes.

@@ -69,6 +69,13 @@ impl LiveSink {
         self.counter("zoogate_registry_session_losses_total", help, &labels, count);
     }
 
+    /// `zoogate_worker_connections{worker}`.
+    pub fn worker_connections(&mut self, worker: usize, count: usize) {
+        let worker = worker.to_string();
+        let help = "Downstream connections open now, by the worker that serves them.";
+        self.gauge("zoogate_worker_connections", help, &[("worker", &worker)], count as f64);
+    }
+
     /// `zoogate_upstream_requests_total{service,instance,outcome}`, every outcome that happened.
     pub fn outcomes(&mut self, service: &str, instance: &str, counters: &OutcomeCounters) {
         for outcome in Outcome::ALL {

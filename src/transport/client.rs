@@ -103,7 +103,7 @@ impl<B> Transport<B> {
             let started = Instant::now();
             // Boxed: the common case finds a connection and should not carry this about.
             let stream = Box::pin(dial(target, &self.inner.resolver)).await?;
-            let conn = Conn { stream, born: started, reused: false };
+            let conn = Conn { stream, born: started, reused: false, warm: true };
             (Kind::H1(conn, pool), Some(started.elapsed()))
         };
         Ok(Connection { kind, dialled, body: PhantomData })
@@ -119,13 +119,13 @@ impl<B> Transport<B> {
     /// flight on them finish; their connections are not kept afterwards. Call it at least once a second; all
     /// clocks here stand still between. It costs what is pooled, however many targets there are.
     pub fn tick(&self, now: Instant) {
-        self.inner.common.now.set(now);
+        let last = self.inner.common.now.replace(now);
         self.inner.pools.borrow_mut().retain(|_, pool| {
             if pool.is_gone() {
                 pool.close();
                 return false;
             }
-            pool.tick(now);
+            pool.tick(last, now);
             !pool.is_unused()
         });
     }

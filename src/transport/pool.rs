@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::TransportOptions;
 use super::buffers::Buffers;
@@ -36,6 +36,19 @@ impl Common {
     }
 }
 
+/// An instance that closes a connection which was idle for less than this closes as it pleases.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What an instance does with connections that are idle for a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Manners {
+    Unknown,
+    /// It keeps them for a tick at least, as far as was seen.
+    Keeps,
+    /// It closed one at once: it may do so again, and is never trusted.
+    Closes,
+}
+
 #[derive(Debug)]
 struct Idle {
     conn: Conn,
@@ -53,12 +66,20 @@ pub(crate) struct TargetPool {
     gone: Arc<AtomicBool>,
     /// The target is gone: nothing comes back.
     closed: Cell<bool>,
+    manners: Cell<Manners>,
 }
 
 impl TargetPool {
     pub(crate) fn new(common: Rc<Common>, gone: Arc<AtomicBool>) -> Self {
         let idle = RefCell::new(VecDeque::new());
-        Self { common, idle, channels: Channels::default(), gone, closed: Cell::new(false) }
+        Self {
+            common,
+            idle,
+            channels: Channels::default(),
+            gone,
+            closed: Cell::new(false),
+            manners: Cell::new(Manners::Unknown),
+        }
     }
 
     pub(crate) fn common(&self) -> &Common {
@@ -76,11 +97,13 @@ impl TargetPool {
     /// The newest idle connection that is still alive.
     pub(crate) fn checkout(&self) -> Option<Conn> {
         let mut idle = self.idle.borrow_mut();
-        while let Some(Idle { conn, .. }) = idle.pop_back() {
+        while let Some(Idle { mut conn, since }) = idle.pop_back() {
             self.common.idle.set(self.common.idle.get() - 1);
             if conn.is_quiet() {
+                conn.warm = since == self.common.now.get() && self.manners.get() == Manners::Keeps;
                 return Some(conn);
             }
+            self.found_closed(since);
         }
         None
     }
@@ -103,24 +126,39 @@ impl TargetPool {
         idle.push_back(Idle { conn, since: now });
     }
 
-    /// Closes what is idle for too long, too old, or closed by the other side.
-    pub(crate) fn tick(&self, now: Instant) {
+    /// Closes what is idle for too long, too old, or closed by the other side. The tick before was at `last`.
+    pub(crate) fn tick(&self, last: Instant, now: Instant) {
         let options = &self.common.options;
         let mut idle = self.idle.borrow_mut();
         let before = idle.len();
         idle.retain(|Idle { conn, since }| {
-            now.saturating_duration_since(*since) <= options.idle_timeout
+            let quiet = conn.is_quiet();
+            if !quiet {
+                self.found_closed(*since);
+            } else if *since < last && self.manners.get() == Manners::Unknown {
+                self.manners.set(Manners::Keeps);
+            }
+            quiet
+                && now.saturating_duration_since(*since) <= options.idle_timeout
                 && now.saturating_duration_since(conn.born) <= options.max_age
-                && conn.is_quiet()
         });
         self.common.idle.set(self.common.idle.get() - (before - idle.len()));
         drop(idle);
         self.channels.tick(now, options);
     }
 
+    fn found_closed(&self, since: Instant) {
+        if self.common.now.get().saturating_duration_since(since) < PATIENCE {
+            self.manners.set(Manners::Closes);
+        }
+    }
+
     /// Whether there is nothing in it that a new pool would lack.
     pub(crate) fn is_unused(self: &Rc<Self>) -> bool {
-        Rc::strong_count(self) == 1 && self.idle.borrow().is_empty() && self.channels.is_empty()
+        Rc::strong_count(self) == 1
+            && self.idle.borrow().is_empty()
+            && self.channels.is_empty()
+            && self.manners.get() != Manners::Closes
     }
 
     /// Closes idle connections now, and the others once their exchanges end.

@@ -32,8 +32,10 @@ pub(crate) async fn send<B: RequestBody>(
     if outgoing.request.method() == Method::CONNECT {
         return Err(SendError::Protocol(ProtocolError::Request("CONNECT makes a tunnel, not a request")));
     }
-    // Nobody may repeat this one once it is written: look again whether the connection still lives.
-    if conn.reused && !outgoing.request.method().is_idempotent() && !conn.is_quiet_now() {
+    // Nobody may repeat this one once it is written: look again whether the connection still lives. That is
+    // a system call, which a connection that was at work in this very tick is spared: the runtime has looked
+    // when it last polled, and its instance has been seen to keep connections for longer than that.
+    if !conn.warm && !outgoing.request.method().is_idempotent() && !conn.is_quiet_now() {
         return Err(SendError::Unsent(Box::new(outgoing)));
     }
     let framing = outbound(&outgoing);

@@ -28,6 +28,9 @@ pub(crate) struct Conn {
     pub(crate) born: Instant,
     /// It has served a request before.
     pub(crate) reused: bool,
+    /// It has done so since the worker's last tick, to an instance that is known to keep its connections for
+    /// longer: what the runtime knows of it will do.
+    pub(crate) warm: bool,
 }
 
 impl Conn {

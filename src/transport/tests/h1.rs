@@ -163,6 +163,44 @@ fn a_post_is_not_written_to_a_connection_that_just_closed() {
 }
 
 #[test]
+fn an_instance_that_closed_early_once_is_looked_at_before_every_post() {
+    run(async {
+        let (listener, address) = listener().await;
+        let (transport, target) = (transport(), http1(address));
+        let start = std::time::Instant::now();
+        let exchange = async |transport: &Transport<TestBody>| {
+            let (response, peer) = tokio::join!(
+                async { transport.connect(&target).await.unwrap().send(get("/")).await.unwrap() },
+                async {
+                    let mut peer = Peer::accept(&listener).await;
+                    peer.head().await;
+                    peer.write(OK).await;
+                    peer
+                }
+            );
+            read(response).await;
+            peer
+        };
+        // It keeps one over a tick, and so seems to be one that keeps them; then it closes one at once.
+        let first = exchange(&transport).await;
+        let tick = |n: u32| transport.tick(start + Duration::from_millis(50) * n);
+        tick(1);
+        tick(2);
+        drop(first);
+        while transport.idle_len(target.id) > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            tick(3);
+        }
+        let second = exchange(&transport).await;
+        let connection = transport.connect(&target).await.unwrap();
+        assert!(connection.dialled().is_none());
+        drop(second);
+        let sent = connection.send(post(TestBody::sized("once"))).await;
+        assert!(matches!(sent, Err(SendError::Unsent(_))), "{sent:?}");
+    });
+}
+
+#[test]
 fn a_connection_that_dies_after_the_request_went_out_is_a_reset() {
     run(async {
         let (address, _) = serve(|mut peer| async move {
