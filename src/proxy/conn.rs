@@ -266,8 +266,7 @@ impl ConnState {
         self.eof.set(Some(since));
         let between = matches!(self.reading.get(), Reading::Between | Reading::Head);
         // hyper looks for more input before it lets the request that it has just read begin.
-        let busy = self.open.get() > 0 || self.heads.get() > self.requests.get();
-        !(between && busy) || now.saturating_duration_since(since) >= HALF_CLOSE
+        !(between && !self.owes_nothing()) || now.saturating_duration_since(since) >= HALF_CLOSE
     }
 
     pub(super) fn input_ended(&self) -> bool {
@@ -279,10 +278,16 @@ impl ConnState {
         (self.last_request.get() || self.input_ended()) && self.reading.get() == Reading::Between
     }
 
+    /// Whether the bytes that are being sent are the last: every request that was read has come to the end of
+    /// its answer.
+    pub(super) fn owes_nothing(&self) -> bool {
+        self.open.get() == 0 && self.heads.get() == self.requests.get()
+    }
+
     /// Whether a request is under way, and whole, so that only its client's leaving could be seen: that
     /// may wait for the next tick, as most are answered by then.
     pub(super) fn may_look_later(&self) -> bool {
-        let busy = self.open.get() > 0 || self.heads.get() > self.requests.get();
+        let busy = !self.owes_nothing();
         let later = self.reading.get() == Reading::Between && busy && !self.look_again.get();
         self.unwatched.set(later);
         later
@@ -292,8 +297,7 @@ impl ConnState {
     pub(super) fn may_rest(&self) -> bool {
         self.awake.get()
             && self.reading.get() == Reading::Between
-            && self.open.get() == 0
-            && self.heads.get() == self.requests.get()
+            && self.owes_nothing()
             && self.hold.get() == Hold::None
             && !self.unsent.get()
             && !self.input_ended()

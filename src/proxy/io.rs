@@ -384,7 +384,11 @@ impl AsyncRead for Io {
 
 impl AsyncWrite for Io {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = self.stream().poll_write(cx, buf);
+        let written = if self.may_close_at_once() && self.state.owes_nothing() {
+            self.stream().poll_write_last(cx, &[io::IoSlice::new(buf)])
+        } else {
+            self.stream().poll_write(cx, buf)
+        };
         self.wrote(written)
     }
 
@@ -393,15 +397,21 @@ impl AsyncWrite for Io {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if let [buf] = bufs {
+            return self.poll_write(cx, buf);
+        }
         let total: usize = bufs.iter().map(|buf| buf.len()).sum();
-        let written = if bufs.len() > 1 && total <= GATHER {
+        if total <= GATHER {
             let mut gathered = [0; GATHER];
             let mut at = 0;
             for buf in bufs {
                 gathered[at..at + buf.len()].copy_from_slice(buf);
                 at += buf.len();
             }
-            self.stream().poll_write(cx, &gathered[..at])
+            return self.poll_write(cx, &gathered[..at]);
+        }
+        let written = if self.may_close_at_once() && self.state.owes_nothing() {
+            self.stream().poll_write_last(cx, bufs)
         } else {
             self.stream().poll_write_vectored(cx, bufs)
         };

@@ -5,16 +5,23 @@
 //! nothing there registers, and from then on the runtime says when there is something.
 
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use rustix::buffer::spare_capacity;
-use rustix::net::{RecvFlags, recv};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 /// The first read of a connection that has nothing in memory.
 const FIRST_READ: usize = 8 * 1024;
+
+/// More follows: the kernel may keep the rest of a packet for it. What follows is the FIN.
+#[cfg(target_os = "linux")]
+const LAST: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::MORE);
+#[cfg(not(target_os = "linux"))]
+const LAST: SendFlags = SendFlags::empty();
 
 /// A client's socket.
 #[derive(Debug)]
@@ -91,6 +98,25 @@ impl Socket {
             release(buffer);
         }
         read
+    }
+
+    /// Writes the last bytes of a connection that is closed right after them: they wait for the close, and go
+    /// out in one packet with its FIN.
+    pub(super) fn poll_write_last(
+        &mut self,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let descriptor = match &self.0 {
+            Kind::Fresh(stream) => stream.as_fd(),
+            Kind::Polled(stream) => stream.as_fd(),
+            Kind::Lost => return Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+        };
+        let sent = sendmsg(descriptor, bufs, &mut SendAncillaryBuffer::default(), LAST);
+        match at_once(sent.map_err(Into::into)) {
+            Some(written) => Poll::Ready(written),
+            None => self.polled()?.poll_write_vectored(cx, bufs),
+        }
     }
 
     /// Writes what fits now.
