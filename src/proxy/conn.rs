@@ -107,8 +107,8 @@ pub(super) struct ConnState {
     pub(super) unsent: Cell<bool>,
     /// Nobody would be woken by the client's bytes.
     unwatched: Cell<bool>,
-    /// A tick has passed since then.
-    look_again: Cell<bool>,
+    /// For so many ticks that has been the case; from the second on the client is watched.
+    overlooked: Cell<u8>,
     /// What hyper's connection held when it was dropped.
     pub(super) leftover: RefCell<Option<Leftover>>,
 }
@@ -187,7 +187,7 @@ impl ConnState {
             awake: Cell::new(false),
             unsent: Cell::new(false),
             unwatched: Cell::new(false),
-            look_again: Cell::new(false),
+            overlooked: Cell::new(0),
             leftover: RefCell::new(None),
         })
     }
@@ -266,7 +266,7 @@ impl ConnState {
         self.eof.set(Some(since));
         let between = matches!(self.reading.get(), Reading::Between | Reading::Head);
         // hyper looks for more input before it lets the request that it has just read begin.
-        !(between && !self.owes_nothing()) || now.saturating_duration_since(since) >= HALF_CLOSE
+        !between || self.owes_nothing() || now.saturating_duration_since(since) >= HALF_CLOSE
     }
 
     pub(super) fn input_ended(&self) -> bool {
@@ -285,10 +285,10 @@ impl ConnState {
     }
 
     /// Whether a request is under way, and whole, so that only its client's leaving could be seen: that
-    /// may wait for the next tick, as most are answered by then.
+    /// may wait for the tick after next, as most are answered by then.
     pub(super) fn may_look_later(&self) -> bool {
         let busy = !self.owes_nothing();
-        let later = self.reading.get() == Reading::Between && busy && !self.look_again.get();
+        let later = self.reading.get() == Reading::Between && busy && self.overlooked.get() < 2;
         self.unwatched.set(later);
         later
     }
@@ -374,9 +374,12 @@ impl ConnState {
         if self.verdict.get().is_some() {
             return;
         }
-        if self.unwatched.take() {
-            self.look_again.set(true);
-            self.wake();
+        if self.unwatched.get() {
+            self.overlooked.set(self.overlooked.get() + 1);
+            if self.overlooked.get() >= 2 {
+                self.unwatched.set(false);
+                self.wake();
+            }
         }
         if self.may_rest() {
             self.wake();

@@ -1,8 +1,8 @@
 //! A client's socket, which joins the worker's poll only when it has to wait.
 //!
 //! A connection that brings its request along, gets its answer and closes costs the kernel no registration
-//! then: two system calls of some ten. Reading goes ahead once, right after the accept; whoever finds
-//! nothing there registers, and from then on the runtime says when there is something.
+//! then: two system calls of some ten. Reading goes ahead right after the accept, and once more when others had
+//! their turn; whoever finds nothing there registers, and from then on the runtime says when there is something.
 
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -29,8 +29,8 @@ pub(super) struct Socket(Kind);
 
 #[derive(Debug)]
 enum Kind {
-    /// Accepted, non-blocking, and unknown to the runtime.
-    Fresh(std::net::TcpStream),
+    /// Accepted, non-blocking, and unknown to the runtime; whether it was read from in vain.
+    Fresh(std::net::TcpStream, bool),
     Polled(TcpStream),
     /// Taken, or the runtime would not have it.
     Lost,
@@ -39,7 +39,7 @@ enum Kind {
 impl Socket {
     /// For a stream that does not block.
     pub(super) fn new(stream: std::net::TcpStream) -> Self {
-        Self(Kind::Fresh(stream))
+        Self(Kind::Fresh(stream, false))
     }
 
     /// No socket.
@@ -49,19 +49,19 @@ impl Socket {
 
     /// Whether nobody would be woken by what comes.
     pub(super) fn is_fresh(&self) -> bool {
-        matches!(self.0, Kind::Fresh(_))
+        matches!(self.0, Kind::Fresh(..))
     }
 
     /// The stream as the runtime knows it, from now on at the latest.
     fn polled(&mut self) -> io::Result<Pin<&mut TcpStream>> {
         if self.is_fresh()
-            && let Kind::Fresh(stream) = std::mem::replace(&mut self.0, Kind::Lost)
+            && let Kind::Fresh(stream, _) = std::mem::replace(&mut self.0, Kind::Lost)
         {
             self.0 = Kind::Polled(TcpStream::from_std(stream)?);
         }
         match &mut self.0 {
             Kind::Polled(stream) => Ok(Pin::new(stream)),
-            Kind::Fresh(_) | Kind::Lost => Err(io::ErrorKind::NotConnected.into()),
+            Kind::Fresh(..) | Kind::Lost => Err(io::ErrorKind::NotConnected.into()),
         }
     }
 
@@ -70,7 +70,7 @@ impl Socket {
         self.polled()?;
         match self.0 {
             Kind::Polled(stream) => Ok(stream),
-            Kind::Fresh(_) | Kind::Lost => Err(io::ErrorKind::NotConnected.into()),
+            Kind::Fresh(..) | Kind::Lost => Err(io::ErrorKind::NotConnected.into()),
         }
     }
 
@@ -81,14 +81,19 @@ impl Socket {
         cx: &mut Context<'_>,
         buffer: &mut Vec<u8>,
     ) -> Poll<io::Result<usize>> {
-        if let Kind::Fresh(stream) = &self.0 {
+        if let Kind::Fresh(stream, tried) = &mut self.0 {
             buffer.reserve(FIRST_READ);
-            match recv(stream, spare_capacity(buffer), RecvFlags::empty()) {
+            match recv(&*stream, spare_capacity(buffer), RecvFlags::empty()) {
                 Ok((read, _)) => return Poll::Ready(Ok(read)),
                 Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => {}
                 Err(error) => return Poll::Ready(Err(error.into())),
             }
             release(buffer);
+            if !std::mem::replace(tried, true) {
+                // Most requests are right behind their connection: others have their turn first.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
         }
         let mut stream = self.polled()?;
         ready!(stream.poll_read_ready(cx))?;
@@ -108,7 +113,7 @@ impl Socket {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let descriptor = match &self.0 {
-            Kind::Fresh(stream) => stream.as_fd(),
+            Kind::Fresh(stream, _) => stream.as_fd(),
             Kind::Polled(stream) => stream.as_fd(),
             Kind::Lost => return Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         };
@@ -122,7 +127,7 @@ impl Socket {
     /// Writes what fits now.
     pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         match &self.0 {
-            Kind::Fresh(stream) => (&*stream).write(bytes),
+            Kind::Fresh(stream, _) => (&*stream).write(bytes),
             Kind::Polled(stream) => stream.try_write(bytes),
             Kind::Lost => Err(io::ErrorKind::NotConnected.into()),
         }
@@ -155,7 +160,7 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        if let Kind::Fresh(stream) = &self.0
+        if let Kind::Fresh(stream, _) = &self.0
             && let Some(written) = at_once((&*stream).write(buf))
         {
             return Poll::Ready(written);
@@ -168,7 +173,7 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if let Kind::Fresh(stream) = &self.0
+        if let Kind::Fresh(stream, _) = &self.0
             && let Some(written) = at_once((&*stream).write_vectored(bufs))
         {
             return Poll::Ready(written);
@@ -187,7 +192,7 @@ impl AsyncWrite for Socket {
     /// Sends FIN.
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(match &self.0 {
-            Kind::Fresh(stream) => stream.shutdown(std::net::Shutdown::Write),
+            Kind::Fresh(stream, _) => stream.shutdown(std::net::Shutdown::Write),
             Kind::Polled(stream) => socket2::SockRef::from(stream).shutdown(std::net::Shutdown::Write),
             Kind::Lost => Ok(()),
         })

@@ -4,4 +4,5 @@ mod differential;
 mod h1;
 mod h2;
 mod hostile;
+mod stale;
 pub(crate) mod support;
