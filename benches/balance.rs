@@ -46,6 +46,7 @@ fn spec(policy: &str) -> BalanceSpec {
 fn service(text: &str, balance: BalanceSpec) -> ServicePlan {
     let defaults = ServiceDefaults {
         format: FormatChoice::Auto,
+        reading: std::sync::Arc::default(),
         protocol: Protocol::Http1,
         balance,
         connect_timeout: Duration::from_secs(1),

@@ -79,6 +79,7 @@ fn table(policy: &str) -> TableReader {
     };
     let defaults = ServiceDefaults {
         format: FormatChoice::Auto,
+        reading: std::sync::Arc::default(),
         protocol: Protocol::Http1,
         balance: BalanceSpec { policy, key, load_bound: None },
         connect_timeout: Duration::from_secs(1),

@@ -50,7 +50,7 @@ impl Held {
         // The payload may be as simple as `address.to_string()`; JSON has room for more.
         let mut instance = Instance::new(name.as_str().into(), address.into());
         instance.metadata.insert("process".into(), std::process::id().to_string().into());
-        let data = encode(FormatName::Json, "orders", &instance);
+        let data = encode(FormatName::Json, "orders", &instance).ok_or("JSON can be written")?;
         Ok(match kind {
             "--zookeeper" => {
                 // An ephemeral node: ZooKeeper removes it if we die. A lost session is replaced by itself.

@@ -260,7 +260,7 @@ fn parse_path(text: &str) -> Result<String, String> {
 
 /// The formats as clap's possible values: the help and the completions list them.
 fn formats() -> impl TypedValueParser<Value = FormatName> {
-    let names = FormatName::ALL.iter().map(|format| format.as_str());
+    let names = FormatName::WRITABLE.iter().map(|format| format.as_str());
     PossibleValuesParser::new(names).try_map(|name| name.parse::<FormatName>())
 }
 

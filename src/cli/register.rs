@@ -104,7 +104,7 @@ async fn register(args: RegisterArgs) -> anyhow::Result<ExitCode> {
     let mut instance = Instance::new(node.as_str().into(), args.address);
     instance.weight = args.weight.unwrap_or_else(|| args.format.default_weight());
     let service = args.path.rsplit('/').next().unwrap_or_default();
-    let data = encode(args.format, service, &instance);
+    let data = encode(args.format, service, &instance).context("this format is only read, not written")?;
     let held = tokio::select! {
         held = Held::start(&target, &args.path, &node, data) => held?,
         () = signals.stop() => return Ok(ExitCode::SUCCESS),

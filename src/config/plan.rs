@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method};
 use ipnet::{IpNet, Ipv4Net};
 
-use crate::model::{BalanceSpec, FormatChoice, Protocol, RegistryName, ServiceName};
+use crate::model::{BalanceSpec, FormatChoice, Protocol, Reading, RegistryName, ServiceName};
 
 /// Everything a gateway needs to know. Made by [`super::load`] from a file, by `text.parse()` from a text, or by hand.
 ///
@@ -211,6 +211,8 @@ impl std::fmt::Debug for Credential {
 pub struct ServiceDefaults {
     /// Payload format.
     pub format: FormatChoice,
+    /// What else is wanted of the reading of nodes.
+    pub reading: Arc<Reading>,
     /// Upstream protocol.
     pub protocol: Protocol,
     /// Balancing.
@@ -225,6 +227,7 @@ impl Default for ServiceDefaults {
     fn default() -> Self {
         Self {
             format: FormatChoice::Auto,
+            reading: Arc::default(),
             protocol: Protocol::Http1,
             balance: BalanceSpec::default(),
             connect_timeout: Duration::from_secs(1),

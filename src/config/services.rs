@@ -1,5 +1,6 @@
 //! `[services.NAME]` and `[catalogs.NAME]`, which have the same keys.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::balance::balance;
@@ -9,7 +10,9 @@ use super::network::check_registry_path;
 use super::plan::{CatalogPlan, ServiceDefaults, ServicePlan};
 use super::reader::{Node, Table};
 use super::schema::{self, Section};
-use crate::model::{FormatChoice, FormatName, HashKey, Protocol, RegistryName, ServiceName};
+use crate::model::{
+    FormatChoice, FormatName, HashKey, Protocol, Reading, RegistryName, ServiceName, TlsChoice,
+};
 
 /// Reads every service; all their names become known, also those of faulty ones.
 pub(super) fn services(file: &Table<'_>, known: &mut Known) -> Vec<ServicePlan> {
@@ -146,10 +149,50 @@ fn defaults(table: &Table<'_>, protocol: Option<Protocol>) -> Option<ServiceDefa
         None => Some(default.balance),
     };
     let format = table.or("format", default.format, format);
+    let reading = std::sync::Arc::new(reading(table));
     let connect_timeout =
         table.or("connect_timeout", default.connect_timeout, |n| n.duration(INSTANT..=limit));
     let dns_ttl = table.or("dns_ttl", default.dns_ttl, |n| n.duration(Duration::ZERO..=DAY));
-    Some(ServiceDefaults { format, protocol: protocol?, balance: spec?, connect_timeout, dns_ttl })
+    Some(ServiceDefaults { format, reading, protocol: protocol?, balance: spec?, connect_timeout, dns_ttl })
+}
+
+/// The keys about how nodes are read.
+fn reading(table: &Table<'_>) -> Reading {
+    let default = Reading::default();
+    let port = |n: &Node<'_>| n.integer(1..=65535).and_then(|port| u16::try_from(port).ok()).map(Some);
+    let word = |n: &Node<'_>| n.label().map(|word| Some(word.into()));
+    Reading {
+        default_port: table.or("default_port", default.default_port, port),
+        endpoint: table.or("endpoint", default.endpoint, word),
+        scheme: table.or("scheme", default.scheme, |n| n.parse(SCHEME, scheme).map(Some)),
+        tls: table.or("tls", default.tls, |n| {
+            let choices: Vec<(&str, TlsChoice)> = TlsChoice::ALL.iter().map(|c| (c.as_str(), *c)).collect();
+            n.choice(&choices)
+        }),
+        filter: table.or("filter", default.filter, |n| Some(filter(n))),
+    }
+}
+
+const SCHEME: &str = "a scheme in lower case, such as \"tri\" or \"grpc\"";
+
+fn scheme(text: &str) -> Result<Box<str>, String> {
+    let letter =
+        |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'+' | b'-' | b'.' | b'_');
+    let sound = text.starts_with(|c: char| c.is_ascii_lowercase()) && text.bytes().all(letter);
+    if sound { Ok(text.into()) } else { Err(format!("is no scheme; accepted: {SCHEME}")) }
+}
+
+fn filter(node: &Node<'_>) -> BTreeMap<Box<str>, Box<str>> {
+    let mut filter = BTreeMap::new();
+    for (key, name, value) in node.entries("a table of strings, { version = \"2.1\" }") {
+        if key.trim().is_empty() {
+            name.fail("is no key of metadata; accepted: a name such as version");
+        }
+        if let Some(value) = value.text("a string") {
+            filter.insert(key.into(), value.into());
+        }
+    }
+    filter
 }
 
 fn format(node: &Node<'_>) -> Option<FormatChoice> {

@@ -152,6 +152,7 @@ pub(super) fn bases_of(plan: &Plan, registry: &RegistryPlan, own: &[std::net::So
         catalog: false,
         path: service.path.clone(),
         format: service.defaults.format,
+        reading: Arc::clone(&service.defaults.reading),
         deny: Arc::clone(&deny),
     });
     let catalogs = plan.catalogs.iter().filter(|c| c.registry == registry.name).map(|catalog| Base {
@@ -159,6 +160,7 @@ pub(super) fn bases_of(plan: &Plan, registry: &RegistryPlan, own: &[std::net::So
         catalog: true,
         path: catalog.path.clone(),
         format: catalog.defaults.format,
+        reading: Arc::clone(&catalog.defaults.reading),
         deny: Arc::clone(&deny),
     });
     services.chain(catalogs).collect()

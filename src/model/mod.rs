@@ -6,6 +6,7 @@ mod deny;
 mod instance;
 mod name;
 mod policy;
+mod reading;
 mod snapshot;
 
 pub use cause::Cause;
@@ -15,6 +16,7 @@ pub use instance::{
 };
 pub use name::{InvalidName, RegistryName, ServiceName};
 pub use policy::{
-    BalancePolicy, BalanceSpec, FormatChoice, FormatName, HashKey, Protocol, Trust, UnknownName,
+    BalancePolicy, BalanceSpec, FormatChoice, FormatName, HashKey, Protocol, TlsChoice, Trust, UnknownName,
 };
+pub use reading::Reading;
 pub use snapshot::{Membership, RejectReason, Rejected, ServiceSnapshot};

@@ -67,19 +67,90 @@ named_enum! {
         Url = "url",
         /// An object with a host under one of the usual keys.
         Json = "json",
-        /// Curator's service discovery.
+        /// Apache Curator's service discovery.
         Curator = "curator",
         /// The address is the node's name.
         NameAddr = "name_addr",
+        /// Spring Cloud Zookeeper.
+        Spring = "spring",
+        /// Apache Dubbo 3, by application.
+        DubboApp = "dubbo_app",
+        /// Apache Dubbo, by interface.
+        Dubbo = "dubbo",
+        /// SOFA-RPC.
+        Sofa = "sofa",
+        /// Twitter's and Finagle's ServerSets.
+        ServerSet = "serverset",
+        /// Airbnb's nerve (SmartStack).
+        Nerve = "nerve",
+        /// LinkedIn's D2.
+        D2 = "d2",
+        /// Kafka's brokers.
+        Kafka = "kafka",
+        /// Solr's live nodes.
+        Solr = "solr",
+        /// HBase's region servers.
+        HBase = "hbase",
+        /// HiveServer2 and Kyuubi.
+        Hive = "hive",
+        /// rpcx.
+        Rpcx = "rpcx",
+        /// BookKeeper's bookies.
+        BookKeeper = "bookkeeper",
+        /// Druid's nodes.
+        Druid = "druid",
+        /// ClickHouse's replicas and discovered clusters.
+        ClickHouse = "clickhouse",
+        /// Kratos.
+        Kratos = "kratos",
+        /// Kitex.
+        Kitex = "kitex",
+        /// Flipkart's Ranger.
+        Ranger = "ranger",
+        /// Numbered children beside `primary`, `top` and `lock`.
+        Numbered = "numbered",
     }
 }
 
 impl FormatName {
+    /// The formats that a registration can be written in.
+    pub const WRITABLE: &'static [Self] = &[
+        Self::Plain,
+        Self::Url,
+        Self::Json,
+        Self::Curator,
+        Self::NameAddr,
+        Self::ServerSet,
+        Self::Nerve,
+        Self::Numbered,
+    ];
+
     /// The weight of a registration that names none: what one ordinary share is.
     pub fn default_weight(self) -> f64 {
         match self {
-            Self::Plain | Self::Url | Self::Json | Self::Curator | Self::NameAddr => 1.0,
+            Self::Dubbo | Self::DubboApp | Self::Sofa => 100.0,
+            Self::Kitex => 10.0,
+            _ => 1.0,
         }
+    }
+}
+
+named_enum! {
+    /// Which of an instance's ports are taken, where it has one for TLS and one without.
+    TlsChoice {
+        /// The TLS port where there is one, as the frameworks' own clients do.
+        Prefer = "prefer",
+        /// Only ports without TLS.
+        Never = "never",
+        /// Only ports that the registration says speak TLS.
+        Require = "require",
+    }
+}
+
+#[expect(clippy::derivable_impls, reason = "the variants come out of a macro")]
+impl Default for TlsChoice {
+    fn default() -> Self {
+        Self::Prefer
     }
 }
 

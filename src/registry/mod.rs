@@ -14,7 +14,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::model::{DenyList, FormatChoice, ServiceName, ServiceSnapshot, Trust};
+use crate::model::{DenyList, FormatChoice, Reading, ServiceName, ServiceSnapshot, Trust};
 
 /// One directory that is watched: a service's, or a catalog's.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,6 +27,8 @@ pub struct Base {
     pub path: String,
     /// How its nodes are decoded.
     pub format: FormatChoice,
+    /// What else the service wants of their reading.
+    pub reading: Arc<Reading>,
     /// Address ranges that no node may name (literals here; names when they are dialled).
     pub deny: Arc<DenyList>,
 }

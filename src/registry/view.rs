@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Base, Change};
-use crate::model::{Incarnation, RejectReason, ServiceName, ServiceSnapshot};
+use crate::model::{Incarnation, NodeFacts, RejectReason, ServiceName, ServiceSnapshot};
 
 mod service;
 
@@ -75,11 +75,20 @@ impl BaseView {
     }
 
     /// A node exists and holds this. With the incarnation it had before, its last good value outlives bad data.
-    pub fn put(&mut self, child: Option<&str>, node: &str, incarnation: Incarnation, data: &[u8]) {
+    ///
+    /// The node may be deeper than its service's folder: then its name is the path below that.
+    pub fn put(
+        &mut self,
+        child: Option<&str>,
+        node: &str,
+        incarnation: Incarnation,
+        facts: NodeFacts,
+        data: &[u8],
+    ) {
         if let Some(child) = child {
             self.put_service(child);
         }
-        self.with(child, |service| service.put(node, incarnation, data));
+        self.with(child, |service| service.put(node, incarnation, facts, data));
     }
 
     /// A node exists and cannot be used, for a reason that is not in its data. Its last good value stays.

@@ -55,6 +55,7 @@ pub(super) fn name(text: &str) -> ServiceName {
 pub(super) fn defaults(balance: BalanceSpec) -> ServiceDefaults {
     ServiceDefaults {
         format: FormatChoice::Auto,
+        reading: std::sync::Arc::default(),
         protocol: Protocol::Http1,
         balance,
         connect_timeout: Duration::from_secs(1),

@@ -50,6 +50,7 @@ fn base(name: &str, path: &str, catalog: bool) -> Base {
         catalog,
         path: path.into(),
         format: FormatChoice::Auto,
+        reading: std::sync::Arc::default(),
         deny: Arc::default(),
     }
 }

@@ -1,7 +1,8 @@
 //! The payloads in docs/formats.md are read as it says there.
 
+use crate::documentation::{code, rows};
 use zoogate::model::{FormatName, Incarnation, Instance};
-use zoogate::registry::format::{Decoded, Look, Node, Options, decode, detect};
+use zoogate::registry::format::{Decoded, Node, Options, decode, detect};
 
 const FORMATS: &str = include_str!("../../docs/formats.md");
 
@@ -40,9 +41,56 @@ fn there_is_a_section_and_an_example_for_every_format() {
     for format in FormatName::ALL {
         assert!(!section(*format).trim().is_empty(), "{format}");
     }
-    let told = FORMATS.lines().find_map(|line| line.strip_prefix("format = \"auto\"")).expect("the choice");
+    let told: Vec<String> =
+        rows(FORMATS.split("\n## ").next().unwrap(), "").iter().map(|row| code(&row[0]).to_owned()).collect();
     let names: Vec<&str> = FormatName::ALL.iter().map(|format| format.as_str()).collect();
-    assert!(told.ends_with(&format!("# or {}", names.join(", "))), "{told}");
+    assert_eq!(told, names);
+    let written =
+        FORMATS.split_once("`zoogate register --format` writes ").unwrap().1.split(';').next().unwrap();
+    let mut written: Vec<FormatName> =
+        written.split('`').skip(1).step_by(2).map(|name| name.parse().unwrap()).collect();
+    written.sort();
+    let mut writable = FormatName::WRITABLE.to_vec();
+    writable.sort();
+    assert_eq!(written, writable);
+}
+
+/// The examples of frameworks' formats: where they stand, and whether they are the name or the data.
+const FRAMEWORKS: [(FormatName, &str, bool, &str); 18] = [
+    (FormatName::Spring, "/services/catalog/0f8fad5b", false, "192.0.2.30:8081 3 eu-1a"),
+    (FormatName::DubboApp, "/services/demo/192.0.2.51:50051", false, "192.0.2.51:50051 100 -"),
+    (FormatName::Dubbo, "/dubbo/org.example.Demo/providers", true, "192.0.2.71:50052 250 -"),
+    (FormatName::Sofa, "/sofa-rpc/org.example.Demo/providers", true, "192.0.2.93:12200 100 -"),
+    (FormatName::ServerSet, "/aurora/demo/member_0000000000", false, "192.0.2.110:31001 1 -"),
+    (FormatName::Nerve, "/nerve/web/i-0aa2_0000000008", false, "192.0.2.141:3000 10 us-east-1a"),
+    (FormatName::D2, "/d2/uris/Foo/ephemoral-0000000001", false, "192.0.2.170:1338 2 -"),
+    (FormatName::Kafka, "/brokers/ids/3", false, "b3.example.net:9094 1 use1-az2"),
+    (FormatName::Solr, "/live_nodes", true, "192.0.2.220:8983 1 -"),
+    (FormatName::HBase, "/hbase/rs", true, "rs-1.example.net:16020 1 -"),
+    (FormatName::Hive, "/hiveserver2", true, "hs2-1.example.net:10000 1 -"),
+    (FormatName::Rpcx, "/rpcx_test/Arith", true, "192.0.2.221:8972 1 -"),
+    (FormatName::BookKeeper, "/ledgers/available", true, "192.0.2.149:3181 1 -"),
+    (FormatName::Druid, "/druid/internal-discovery/BROKER/192.0.2.230:8082", false, "192.0.2.230:8082 1 -"),
+    (FormatName::ClickHouse, "/clickhouse/discovery/c1/shards/6a0d", false, "ch-2.example.net:9440 1 -"),
+    (FormatName::Kratos, "/microservices/helloworld/hw-1", false, "192.0.2.250:9000 20 sh001"),
+    (FormatName::Kitex, "/echo/192.0.2.252:8888", false, "192.0.2.252:8888 20 a1"),
+    (FormatName::Ranger, "/myns/orders/192.0.2.120:8090", false, "192.0.2.120:8090 1 -"),
+];
+
+#[test]
+fn the_examples_of_frameworks_are_detected_and_read_as_what_they_are() {
+    for (format, place, named, expected) in FRAMEWORKS {
+        let example = block(format);
+        let path = if named { format!("{place}/{example}") } else { place.to_owned() };
+        let data = if named { "" } else { example };
+        let node = Node { path: &path, incarnation: Incarnation(1, 0), data: data.as_bytes() };
+        assert_eq!(detect(&node), Some(format), "{path}");
+        let instance = read(format, &path, data);
+        let zone = instance.zone.as_deref().unwrap_or("-");
+        assert_eq!(format!("{} {} {zone}", instance.address, instance.weight), expected, "{format}");
+    }
+    let numbered = read(FormatName::Numbered, "/data/kv/3", block(FormatName::Numbered));
+    assert_eq!(numbered.address.to_string(), "192.0.2.73:7000");
 }
 
 #[test]
@@ -127,7 +175,7 @@ fn json_and_curator_examples() {
     assert_eq!(facts(&curator), ("192.0.2.10:8080".to_owned(), 1.0, Some(false), None, true));
     let look = |data: &str| {
         let node = Node { path: "/services/orders/n", incarnation: Incarnation(1, 0), data: data.as_bytes() };
-        detect(&node).map(Look::as_str)
+        detect(&node).map(FormatName::as_str)
     };
     assert_eq!(look(block(FormatName::Json)), Some("json"));
     assert_eq!(look(block(FormatName::Curator)), Some("curator"));

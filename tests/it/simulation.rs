@@ -44,6 +44,7 @@ impl World {
             catalog: sim.depth == Depth::Catalog,
             path: BASE.to_owned(),
             format: FormatChoice::Fixed(FormatName::Plain),
+            reading: std::sync::Arc::default(),
             deny: Arc::default(),
         };
         let (writer, reader) = TableWriter::new(1);
@@ -133,6 +134,7 @@ impl World {
         let (name, path) = (self.base.name.clone(), self.base.path.clone());
         let defaults = ServiceDefaults {
             format: self.base.format,
+            reading: std::sync::Arc::default(),
             protocol: Protocol::Http1,
             balance: BalanceSpec { policy, ..BalanceSpec::default() },
             connect_timeout: Duration::from_secs(self.sim.rng.u64(1..3)),

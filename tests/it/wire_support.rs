@@ -99,6 +99,7 @@ impl Worker {
             path: "/services/orders".into(),
             defaults: ServiceDefaults {
                 format: FormatChoice::Auto,
+                reading: std::sync::Arc::default(),
                 protocol: setup.protocol,
                 balance: BalanceSpec::default(),
                 connect_timeout: Duration::from_secs(1),

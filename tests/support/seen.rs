@@ -33,6 +33,7 @@ pub fn service(name: &str, path: &str) -> Base {
         catalog: false,
         path: path.to_owned(),
         format: FormatChoice::Fixed(FormatName::Plain),
+        reading: std::sync::Arc::default(),
         deny: Arc::default(),
     }
 }

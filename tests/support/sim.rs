@@ -301,7 +301,12 @@ impl Sim {
 
     fn read(&mut self, places: Vec<Place>) -> Vec<(Place, Found)> {
         let found = |sim: &Self, place: &Place| match sim.truth.get(place) {
-            Some(node) => Found::Data { czxid: node.czxid, mzxid: node.mzxid, data: node.data.clone() },
+            Some(node) => Found::Data {
+                czxid: node.czxid,
+                mzxid: node.mzxid,
+                facts: zoogate::model::NodeFacts::default(),
+                data: node.data.clone(),
+            },
             None => Found::Absent,
         };
         places.into_iter().map(|place| (place.clone(), found(self, &place))).collect()
@@ -374,7 +379,7 @@ impl Sim {
                     assert!(self.folders.remove(&child), "gone, and was not there");
                     self.state.retain(|place, _| place.child.as_ref() != Some(&child));
                 }
-                Delta::Put { place, czxid, data } => {
+                Delta::Put { place, czxid, data, .. } => {
                     let known = place.child.as_ref().is_none_or(|child| self.folders.contains(child));
                     assert!(known, "a node without its directory");
                     assert!(!self.dead.contains(&(place.clone(), czxid)), "{place:?} rises from the dead");

@@ -14,7 +14,9 @@ use super::plan::{
 };
 use super::schema::{Fallback, SECTIONS};
 use super::{ConfigErrors, Plan, load, parse};
-use crate::model::{BalancePolicy, BalanceSpec, FormatChoice, FormatName, HashKey, Protocol, ServiceName};
+use crate::model::{
+    BalancePolicy, BalanceSpec, FormatChoice, FormatName, HashKey, Protocol, Reading, ServiceName, TlsChoice,
+};
 
 const EXAMPLE: &str = include_str!("../../../config/zoogate.toml");
 const MINIMAL: &str = include_str!("../../../config/minimal.toml");
@@ -243,6 +245,7 @@ rewrite = "/x"
         users.defaults,
         ServiceDefaults {
             format: FormatChoice::Fixed(FormatName::Json),
+            reading: std::sync::Arc::default(),
             protocol: Protocol::H2,
             balance: BalanceSpec {
                 policy: BalancePolicy::Ring { virtual_nodes: 10 },
@@ -268,6 +271,26 @@ rewrite = "/x"
     let shop = ServiceName::in_catalog("apps", "shop").unwrap();
     assert_eq!((&second.services[1].service, second.services[1].weight), (&ServiceRef::Named(shop), 1));
     assert_eq!(second.rewrite, Some(Rewrite::Exact("/x".into())));
+}
+
+#[test]
+fn how_nodes_are_read_is_part_of_the_plan() {
+    let plan = plan_of(
+        "[services.read]\npath = \"/r\"\ndefault_port = 8080\nendpoint = \"http\"\nscheme = \"grpc\"\ntls = \"never\"\n\
+         filter = { version = \"2.1\", group = \"\" }\n",
+    );
+    let read = plan.services.iter().find(|service| service.name.as_str() == "read").unwrap();
+    let filter = [("version", "2.1"), ("group", "")].map(|(key, value)| (key.into(), value.into()));
+    assert_eq!(
+        *read.defaults.reading,
+        Reading {
+            default_port: Some(8080),
+            endpoint: Some("http".into()),
+            scheme: Some("grpc".into()),
+            tls: TlsChoice::Never,
+            filter: filter.into(),
+        }
+    );
 }
 
 #[test]

@@ -285,7 +285,7 @@ impl BaseState {
         match files::read(path) {
             Ok(Content::Data(data)) => {
                 self.know(child, name, Known { stamp: Some(stamp), unread: false });
-                self.view.put(self.key(child), name, stamp.incarnation, &data);
+                self.view.put(self.key(child), name, stamp.incarnation, stamp.facts, &data);
             }
             Ok(Content::TooLarge(size)) => {
                 let why = format!("{size} bytes, and at most {MAX_DATA} are read");

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::super::format::MAX_DATA;
-use crate::model::Incarnation;
+use crate::model::{Incarnation, NodeFacts, Owner};
 
 /// What stands at a node's path.
 #[derive(Debug)]
@@ -26,6 +26,7 @@ pub(super) enum Found {
 pub(super) struct Stamp {
     /// Of the node itself, also where it is a link.
     pub(super) incarnation: Incarnation,
+    pub(super) facts: NodeFacts,
     content: (u64, u64, u128),
     /// It is complete as soon as it exists: a link of either kind.
     pub(super) linked: bool,
@@ -103,8 +104,13 @@ pub(super) fn is_missing(error: &io::Error) -> bool {
 impl Stamp {
     fn of(own: &Metadata, target: &Metadata) -> Self {
         let modified = target.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+        // Where the file system keeps no birth time, its last change must do.
+        let created = own.created().or_else(|_| own.modified()).ok();
+        let created = created.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+        let created_ms = created.and_then(|since| u64::try_from(since.as_millis()).ok());
         Self {
             incarnation: incarnation(own),
+            facts: NodeFacts { created_ms, owner: Owner::Unknown },
             content: (target.ino(), target.len(), modified.map_or(0, |since| since.as_nanos())),
             linked: own.is_symlink() || own.nlink() > 1,
             symbolic: own.is_symlink(),

@@ -39,6 +39,7 @@ fn orders() -> Base {
         catalog: false,
         path: "/orders".into(),
         format: FormatChoice::Auto,
+        reading: std::sync::Arc::default(),
         deny: Arc::default(),
     }
 }

@@ -1,44 +1,32 @@
 //! `curator`: Apache Curator's service discovery (`ServiceInstance` as JSON).
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::address::{self, missing_port};
+use super::address::missing_port;
 use super::{DecodeError, Decoded, Format, Metadata, Node, Options, fields};
-use crate::model::{Address, Instance, RejectReason};
+use crate::model::{Address, Instance};
 
 /// What Spring Cloud tags its payloads with.
-const SPRING: &str = "org.springframework.cloud.zookeeper.discovery.ZookeeperInstance";
+pub(super) const SPRING: &str = "org.springframework.cloud.zookeeper.discovery.ZookeeperInstance";
+
+/// What Dubbo 3 tags its payloads with.
+pub(super) const DUBBO: &str = "org.apache.dubbo.registry.zookeeper.ZookeeperInstance";
 
 pub(super) struct Curator;
 
 impl Format for Curator {
-    fn decode(&self, node: &Node<'_>, options: Options) -> Result<Decoded, DecodeError> {
+    fn decode(&self, node: &Node<'_>, options: Options<'_>) -> Result<Decoded, DecodeError> {
         let object = fields::object(node.data)?;
-        let host = match object.get("address") {
-            None | Some(Value::Null) => {
-                return Err(DecodeError::new(RejectReason::MissingHost, "no address"));
-            }
-            Some(Value::String(text)) => address::host(text)?,
-            Some(other) => return Err(address::bad_host(&other.to_string(), "is no text")),
-        };
-        let (port, tls) = match ssl_port(object.get("sslPort"))? {
-            Some(port) => (port, true),
-            None => {
-                (fields::port(object.get("port"))?.or(options.default_port).ok_or_else(missing_port)?, false)
-            }
-        };
         let payload = object.get("payload").unwrap_or(&Value::Null);
-        let mut instance = node.instance(Address { host, port });
-        instance.tls = Some(tls);
-        instance.metadata = metadata(payload);
-        instance.weight = fields::weight_text(instance.metadata.get("weight").map(|text| &**text), 1.0);
-        instance.zone = fields::zone_of(&instance.metadata);
-        instance.enabled = enabled(object.get("enabled")) && !out_of_service(payload, &instance.metadata);
-        instance.registered_ms = object.get("registrationTimeUTC").and_then(Value::as_u64);
+        let mut instance = self::instance(node, &object, options)?;
+        // Of Spring's conventions only this one can do harm when its registrations are read as any other's.
+        if class(payload) == Some(SPRING) && out_of_service(&instance) {
+            instance.enabled = false;
+        }
         Ok(Decoded::one(instance))
     }
 
-    fn encode(&self, service: &str, instance: &Instance) -> Vec<u8> {
+    fn encode(&self, service: &str, instance: &Instance) -> Option<Vec<u8>> {
         let tls = instance.tls == Some(true);
         let port = instance.address.port;
         let mut payload = json!(instance.metadata);
@@ -69,8 +57,46 @@ impl Format for Curator {
         if !instance.enabled {
             object["enabled"] = false.into();
         }
-        object.to_string().into_bytes()
+        Some(object.to_string().into_bytes())
     }
+}
+
+/// The class that a payload is tagged with.
+pub(super) fn class(payload: &Value) -> Option<&str> {
+    payload.get("@class").and_then(Value::as_str)
+}
+
+/// An instance as Curator itself writes it, its payload as metadata.
+pub(super) fn instance(
+    node: &Node<'_>,
+    object: &Map<String, Value>,
+    options: Options<'_>,
+) -> Result<Instance, DecodeError> {
+    let host = fields::host(object.get("address"))?;
+    let ssl = ssl_port(object.get("sslPort"))?;
+    let (port, tls) = match ssl {
+        // What is wrong with a port that is not taken does not matter.
+        Some(_) if options.choose_port(ssl, None).is_ok() => options.choose_port(ssl, None)?,
+        _ => {
+            let plain = fields::port(object.get("port"))?.or(options.default_port);
+            if ssl.is_none() && plain.is_none() {
+                return Err(missing_port());
+            }
+            options.choose_port(None, plain)?
+        }
+    };
+    let mut instance = node.instance(Address { host, port });
+    instance.tls = Some(tls);
+    instance.metadata = metadata(object.get("payload").unwrap_or(&Value::Null));
+    instance.weight = fields::weight_text(instance.metadata.get("weight").map(|text| &**text), 1.0);
+    instance.zone = fields::zone_of(&instance.metadata);
+    // DYNAMIC goes without saying. The other kinds stay when their process dies.
+    if let Some(kind @ ("STATIC" | "PERMANENT")) = object.get("serviceType").and_then(Value::as_str) {
+        instance.metadata.insert("serviceType".into(), kind.into());
+    }
+    instance.enabled = enabled(object.get("enabled"));
+    instance.registered_ms = object.get("registrationTimeUTC").and_then(Value::as_u64);
+    Ok(instance)
 }
 
 /// The TLS port, where there is one: Java writes 0 or -1 for none as well as null.
@@ -84,11 +110,11 @@ fn ssl_port(value: Option<&Value>) -> Result<Option<u16>, DecodeError> {
 }
 
 /// As Jackson fills a primitive boolean: absent is the default, null is false.
-fn enabled(value: Option<&Value>) -> bool {
+pub(super) fn enabled(value: Option<&Value>) -> bool {
     value.is_none_or(|value| fields::flag(value) == Some(true))
 }
 
-fn metadata(payload: &Value) -> Metadata {
+pub(super) fn metadata(payload: &Value) -> Metadata {
     let mut metadata = Metadata::new();
     match payload {
         Value::Object(map) => {
@@ -107,12 +133,10 @@ fn metadata(payload: &Value) -> Metadata {
     metadata
 }
 
-/// Whether a Spring Cloud application asks for no traffic. Of its conventions only this one can do harm
-/// when it is read as any other Curator payload.
-fn out_of_service(payload: &Value, metadata: &Metadata) -> bool {
-    payload.get("@class").and_then(Value::as_str) == Some(SPRING)
-        && metadata.get("instance_status").is_some_and(|status| {
-            let status = status.trim_ascii();
-            !status.is_empty() && !status.eq_ignore_ascii_case("UP")
-        })
+/// Whether a Spring Cloud application asks for no traffic.
+pub(super) fn out_of_service(instance: &Instance) -> bool {
+    instance.metadata.get("instance_status").is_some_and(|status| {
+        let status = status.trim_ascii();
+        !status.is_empty() && !status.eq_ignore_ascii_case("UP")
+    })
 }

@@ -1,35 +1,12 @@
 //! Which format a node looks like. The first rule that fits decides.
-//!
-//! The rules know every format, also those that cannot be read yet: such a node must not pass for another.
 
 use serde_json::{Map, Value};
 
-use super::{Node, bytes, fields, json, name_addr, plain, url};
+use super::{Node, bytes, curator, fields, json, name_addr, plain, url};
 use crate::model::FormatName;
 
-/// What a node looks like.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Look {
-    /// A format that is read.
-    Readable(FormatName),
-    /// A format that is known by its looks only.
-    Unreadable(&'static str),
-}
-
-impl Look {
-    /// The name of the format.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Readable(format) => format.as_str(),
-            Self::Unreadable(name) => name,
-        }
-    }
-}
-
-use Look::{Readable, Unreadable};
-
 /// What this node looks like; `None`: nothing known. Pure; never panics.
-pub fn detect(node: &Node<'_>) -> Option<Look> {
+pub fn detect(node: &Node<'_>) -> Option<FormatName> {
     if node.data.len() > super::MAX_DATA {
         return None;
     }
@@ -40,23 +17,23 @@ pub fn detect(node: &Node<'_>) -> Option<Look> {
 }
 
 /// Names that only one format gives.
-fn by_name(node: &Node<'_>) -> Option<Look> {
+fn by_name(node: &Node<'_>) -> Option<FormatName> {
     let name = node.name();
     if contains_ignoring_case(name, "%3a%2f%2f") {
-        return Some(Unreadable(if node.path.contains("sofa-rpc") { "sofa" } else { "dubbo" }));
+        return Some(if node.path.contains("sofa-rpc") { FormatName::Sofa } else { FormatName::Dubbo });
     }
     if name.starts_with("serverUri=") {
-        return Some(Unreadable("hive"));
+        return Some(FormatName::Hive);
     }
     let encoded = name.strip_prefix("base64_").and_then(|rest| rest.split_once('_'));
-    encoded.filter(|(length, _)| is_number(length)).map(|_| Unreadable("nerve"))
+    encoded.filter(|(length, _)| is_number(length)).map(|_| FormatName::Nerve)
 }
 
 /// Places, together with the shape of the name or the data that belongs there.
-fn by_place(node: &Node<'_>) -> Option<Look> {
+fn by_place(node: &Node<'_>) -> Option<FormatName> {
     let (name, parent) = (node.name(), node.parent());
     if parent == "available" || node.path.rsplit('/').skip(1).take(2).eq(["readonly", "available"]) {
-        return Some(Unreadable("bookkeeper"));
+        return Some(FormatName::BookKeeper);
     }
     if parent == "live_nodes"
         && name
@@ -64,24 +41,24 @@ fn by_place(node: &Node<'_>) -> Option<Look> {
             .and_then(|(_, rest)| rest.split_once('_'))
             .is_some_and(|(port, _)| is_number(port))
     {
-        return Some(Unreadable("solr"));
+        return Some(FormatName::Solr);
     }
     if parent == "rs" && name.split(',').count() == 3 && name.split(',').skip(1).all(is_number) {
-        return Some(Unreadable("hbase"));
+        return Some(FormatName::HBase);
     }
     if let Some((network, address)) = name.split_once('@')
         && is_word(network)
         && address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && is_number(port))
     {
-        return Some(Unreadable("rpcx"));
+        return Some(FormatName::Rpcx);
     }
     let replica = name == "host" && node.path.rsplit('/').nth(2) == Some("replicas");
     if replica && bytes::text(node.data).is_ok_and(|text| text.starts_with("host: ")) {
-        return Some(Unreadable("clickhouse"));
+        return Some(FormatName::ClickHouse);
     }
     let member = name.strip_prefix("member_").or_else(|| name.strip_prefix("vector_"));
     if member.is_some_and(is_number) && is_server_set(node) {
-        return Some(Unreadable("serverset"));
+        return Some(FormatName::ServerSet);
     }
     None
 }
@@ -97,52 +74,56 @@ fn is_server_set(node: &Node<'_>) -> bool {
 }
 
 /// JSON objects, by their keys.
-fn by_keys(node: &Node<'_>, object: &Map<String, Value>) -> Option<Look> {
+fn by_keys(node: &Node<'_>, object: &Map<String, Value>) -> Option<FormatName> {
     let has = |key: &str| object.contains_key(key);
     let any = |keys: &[&str]| keys.iter().any(|key| object.contains_key(*key));
     let name = node.name();
     let look = match () {
-        () if has("serviceEndpoint") => Unreadable("serverset"),
+        () if has("serviceEndpoint") => FormatName::ServerSet,
         () if has("address")
             && any(&["serviceType", "registrationTimeUTC", "uriSpec", "sslPort", "payload"])
             && any(&["name", "id"]) =>
         {
-            // Spring Cloud and Dubbo 3 build on it and tell so by the payload's class: read as Curator's.
-            Readable(FormatName::Curator)
+            // Spring Cloud and Dubbo 3 build on it and tell so by the payload's class.
+            match object.get("payload").and_then(curator::class) {
+                Some(curator::SPRING) => FormatName::Spring,
+                Some(curator::DUBBO) => FormatName::DubboApp,
+                _ => FormatName::Curator,
+            }
         }
-        () if has("druidNode") || has("maxSize") && has("tier") => Unreadable("druid"),
-        () if any(&["weights", "partitionDesc"]) => Unreadable("d2"),
+        () if has("druidNode") || has("maxSize") && has("tier") => FormatName::Druid,
+        () if any(&["weights", "partitionDesc"]) => FormatName::D2,
         () if node.path.rsplit('/').skip(1).take(2).eq(["ids", "brokers"])
             || has("jmx_port") && any(&["endpoints", "host"]) =>
         {
-            Unreadable("kafka")
+            FormatName::Kafka
         }
-        () if object.get("endpoints").is_some_and(Value::is_array) && has("name") => Unreadable("kratos"),
-        () if has("version") && has("address") => Unreadable("clickhouse"),
-        () if any(&["healthcheckStatus", "nodeData"]) && has("host") => Unreadable("ranger"),
+        () if object.get("endpoints").is_some_and(Value::is_array) && has("name") => FormatName::Kratos,
+        () if has("version") && has("address") => FormatName::ClickHouse,
+        () if any(&["healthcheckStatus", "nodeData"]) && has("host") => FormatName::Ranger,
         () if !object.is_empty()
             && object.keys().all(|key| matches!(key.as_str(), "Weight" | "Tags"))
             && name_addr::looks_like_address(name) =>
         {
-            Unreadable("kitex")
+            FormatName::Kitex
         }
-        () if is_sequential(name) && has("name") && any(&["host", "port"]) => Unreadable("nerve"),
-        () if any(&json::HOST_KEYS) => Readable(FormatName::Json),
+        () if is_sequential(name) && has("name") && any(&["host", "port"]) => FormatName::Nerve,
+        () if any(&json::HOST_KEYS) => FormatName::Json,
         () => return None,
     };
     Some(look)
 }
 
 /// Anything that is no JSON object.
-fn by_text(node: &Node<'_>) -> Option<Look> {
+fn by_text(node: &Node<'_>) -> Option<FormatName> {
     if is_url(node) {
-        return Some(Readable(FormatName::Url));
+        return Some(FormatName::Url);
     }
     let named = name_addr::looks_like_address(node.name());
     if plain::complete(node.data).is_some() || !named && plain::looks_like_address(node.data) {
-        return Some(Readable(FormatName::Plain));
+        return Some(FormatName::Plain);
     }
-    named.then_some(Readable(FormatName::NameAddr))
+    named.then_some(FormatName::NameAddr)
 }
 
 fn is_url(node: &Node<'_>) -> bool {

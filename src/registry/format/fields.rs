@@ -2,8 +2,9 @@
 
 use serde_json::{Map, Value};
 
-use super::address::{bad_port, port_text};
+use super::address::{self, bad_port, port_text};
 use super::{DecodeError, MAX_DEPTH, Metadata, bytes};
+use crate::model::{Host, RejectReason};
 
 /// Where an instance's failure domain may stand, best first.
 const ZONE_KEYS: [&str; 6] =
@@ -19,6 +20,20 @@ pub(super) fn object(data: &[u8]) -> Result<Map<String, Value>, DecodeError> {
         Ok(Value::Object(map)) => Ok(map),
         Ok(_) => Err(DecodeError::syntax("JSON, and no object")),
         Err(e) => Err(DecodeError::syntax(format!("no JSON object: {e}"))),
+    }
+}
+
+/// A JSON value within a payload that is text itself. `None` where that is broken or too deep.
+pub(super) fn nested(text: &str) -> Option<Value> {
+    if too_deep(text.as_bytes()) { None } else { serde_json::from_str(text).ok() }
+}
+
+/// A host in a field of its own.
+pub(super) fn host(value: Option<&Value>) -> Result<Host, DecodeError> {
+    match value {
+        None | Some(Value::Null) => Err(DecodeError::new(RejectReason::MissingHost, "no host")),
+        Some(Value::String(text)) => address::host(text),
+        Some(other) => Err(address::bad_host(&other.to_string(), "is no text")),
     }
 }
 
@@ -93,7 +108,13 @@ pub(super) fn weight(value: Option<&Value>, default: f64) -> f64 {
     }
 }
 
-fn sound_weight(weight: Option<f64>, default: f64) -> f64 {
+/// A weight for a format without fractions: rounded, though never down to 0.
+pub(super) fn whole_weight(weight: f64) -> u64 {
+    if weight > 0.0 { weight.round().max(1.0) as u64 } else { 0 }
+}
+
+/// A weight that is one, whatever the number.
+pub(super) fn sound_weight(weight: Option<f64>, default: f64) -> f64 {
     match weight {
         Some(weight) if !weight.is_finite() => default,
         Some(weight) if weight > 0.0 => weight,

@@ -27,7 +27,7 @@ const OWN: [&str; 6] = ["port", "weight", "enabled", "disabled", "status", "meta
 pub(super) struct Json;
 
 impl Format for Json {
-    fn decode(&self, node: &Node<'_>, options: Options) -> Result<Decoded, DecodeError> {
+    fn decode(&self, node: &Node<'_>, options: Options<'_>) -> Result<Decoded, DecodeError> {
         let object = fields::object(node.data)?;
         let mut instance = node.instance(self::address(&object, options)?);
         instance.weight = fields::weight(object.get("weight"), 1.0);
@@ -44,7 +44,7 @@ impl Format for Json {
         Ok(Decoded::one(instance))
     }
 
-    fn encode(&self, _service: &str, instance: &Instance) -> Vec<u8> {
+    fn encode(&self, _service: &str, instance: &Instance) -> Option<Vec<u8>> {
         let mut object = json!({
             "host": instance.address.host.to_string(),
             "port": instance.address.port,
@@ -62,11 +62,11 @@ impl Format for Json {
         if !instance.metadata.is_empty() {
             object["metadata"] = json!(instance.metadata);
         }
-        object.to_string().into_bytes()
+        Some(object.to_string().into_bytes())
     }
 }
 
-fn address(object: &Map<String, Value>, options: Options) -> Result<Address, DecodeError> {
+fn address(object: &Map<String, Value>, options: Options<'_>) -> Result<Address, DecodeError> {
     let host = HOST_KEYS.iter().filter_map(|key| object.get(*key)).find(|value| match value {
         Value::Null => false,
         Value::String(text) => !text.trim_ascii().is_empty(),

@@ -7,7 +7,7 @@ use crate::model::Instance;
 pub(super) struct NameAddr;
 
 impl Format for NameAddr {
-    fn decode(&self, node: &Node<'_>, options: Options) -> Result<Decoded, DecodeError> {
+    fn decode(&self, node: &Node<'_>, options: Options<'_>) -> Result<Decoded, DecodeError> {
         // Complete data says more than the name; a bare address is only what Curator writes of its own accord.
         if plain::complete(node.data).is_some() {
             return plain::Plain.decode(node, options);
@@ -16,8 +16,8 @@ impl Format for NameAddr {
         Ok(Decoded::one(node.instance(parts.address(options.default_port)?)))
     }
 
-    fn encode(&self, _service: &str, _instance: &Instance) -> Vec<u8> {
-        Vec::new()
+    fn encode(&self, _service: &str, _instance: &Instance) -> Option<Vec<u8>> {
+        Some(Vec::new())
     }
 }
 

@@ -7,7 +7,7 @@ use crate::model::{Address, Host, Instance, RejectReason};
 pub(super) struct Plain;
 
 impl Format for Plain {
-    fn decode(&self, node: &Node<'_>, options: Options) -> Result<Decoded, DecodeError> {
+    fn decode(&self, node: &Node<'_>, options: Options<'_>) -> Result<Decoded, DecodeError> {
         let text = bytes::unquoted(node.data)?;
         let line = Line::of(&text)?;
         let mut instance = node.instance(line.address.address(options.default_port)?);
@@ -18,16 +18,16 @@ impl Format for Plain {
         Ok(Decoded::one(instance))
     }
 
-    fn encode(&self, _service: &str, instance: &Instance) -> Vec<u8> {
+    fn encode(&self, _service: &str, instance: &Instance) -> Option<Vec<u8>> {
         let Instance { address, weight, .. } = instance;
-        let whole = if *weight > 0.0 { weight.round().max(1.0) } else { 0.0 };
+        let whole = fields::whole_weight(*weight);
         let text = match address.host {
-            _ if whole.to_bits() == 1f64.to_bits() => address.to_string(),
+            _ if whole == 1 => address.to_string(),
             // More readers understand a tag than a third field behind brackets; a tag of 0 says nothing.
-            Host::Ip(std::net::IpAddr::V6(_)) if whole > 0.0 => format!("{address} {whole}"),
+            Host::Ip(std::net::IpAddr::V6(_)) if whole > 0 => format!("{address} {whole}"),
             _ => format!("{address}:{whole}"),
         };
-        text.into_bytes()
+        Some(text.into_bytes())
     }
 }
 

@@ -9,7 +9,7 @@ use crate::model::{Address, Instance};
 pub(super) struct Url;
 
 impl Format for Url {
-    fn decode(&self, node: &Node<'_>, options: Options) -> Result<Decoded, DecodeError> {
+    fn decode(&self, node: &Node<'_>, options: Options<'_>) -> Result<Decoded, DecodeError> {
         let text = bytes::unquoted(node.data)?;
         let url = Split::of(&text)?;
         let motan = node.is_below("motan") || url.scheme.starts_with("motan");
@@ -37,7 +37,7 @@ impl Format for Url {
         Ok(Decoded::one(instance))
     }
 
-    fn encode(&self, _service: &str, instance: &Instance) -> Vec<u8> {
+    fn encode(&self, _service: &str, instance: &Instance) -> Option<Vec<u8>> {
         let scheme = instance.scheme.as_deref().unwrap_or(match instance.tls {
             Some(true) => "https",
             _ => "http",
@@ -73,7 +73,7 @@ impl Format for Url {
                 add(key, value);
             }
         }
-        text.into_bytes()
+        Some(text.into_bytes())
     }
 }
 
@@ -112,11 +112,16 @@ impl<'a> Split<'a> {
 
     /// Its parameters, decoded.
     pub(super) fn query(&self) -> impl Iterator<Item = (String, String)> {
-        self.query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (form_decoded(key), form_decoded(value))
-        })
+        pairs(self.query)
     }
+}
+
+/// The parameters of a query, decoded.
+pub(super) fn pairs(query: &str) -> impl Iterator<Item = (String, String)> {
+    query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (form_decoded(key), form_decoded(value))
+    })
 }
 
 /// The scheme of a text that begins like a URL.

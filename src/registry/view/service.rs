@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::super::Base;
-use super::super::format::{self, Decoded, Look, Node, Options};
+use super::super::format::{self, Control, Decoded, Node, Options};
 use crate::model::{
-    DenyList, FormatChoice, FormatName, Host, Incarnation, Instance, RejectReason, Rejected, ServiceName,
-    ServiceSnapshot,
+    DenyList, FormatChoice, FormatName, Host, Incarnation, Instance, NodeFacts, Reading, RejectReason,
+    Rejected, ServiceName, ServiceSnapshot,
 };
 
 /// Nodes of a service that are kept.
@@ -19,9 +19,9 @@ const MAX_NAMED: usize = 1000;
 /// The most data of an unreadable node that is kept, for the case that its folder changes its format.
 const MAX_KEPT: usize = 16 << 10;
 
-/// Which format a folder gets where as many nodes speak for one as for another.
-const TIE: [FormatName; 5] =
-    [FormatName::Curator, FormatName::Json, FormatName::Url, FormatName::Plain, FormatName::NameAddr];
+/// Formats that say little about who writes them, best first. Where as many nodes speak for one format as for another,
+/// the folder gets the one that is not among these, or stands first.
+const GENERIC: [FormatName; 4] = [FormatName::Json, FormatName::Url, FormatName::Plain, FormatName::NameAddr];
 
 /// One service: its nodes, the format they are read in, and what they say.
 #[derive(Debug)]
@@ -38,6 +38,10 @@ pub(super) struct Service {
     /// Names beyond the cap.
     excess: BTreeSet<Arc<str>>,
     cap: usize,
+    /// What the control nodes made of the instances, the last time, by id: what is the same is shared.
+    folded: BTreeMap<Arc<str>, Arc<Instance>>,
+    /// Whether it was told that nothing here looks like a known format.
+    unknown_told: bool,
     /// Whether something was put or removed since the last snapshot.
     pub(super) touched: bool,
 }
@@ -47,7 +51,7 @@ pub(super) struct Service {
 enum Seen {
     #[default]
     Unasked,
-    Like(Look),
+    Like(FormatName),
     Unlike,
 }
 
@@ -58,8 +62,11 @@ struct Entry {
     /// Data that is yet to be decoded, or could not be and may have to be again in another format.
     data: Option<Box<[u8]>>,
     look: Seen,
+    facts: NodeFacts,
     /// The last good value of this incarnation: nothing of a control node.
     good: Vec<Arc<Instance>>,
+    /// What a control node says.
+    control: Option<Control>,
     bad: Option<(RejectReason, String)>,
 }
 
@@ -78,6 +85,8 @@ impl Service {
             fresh: Vec::new(),
             excess: BTreeSet::new(),
             cap: MAX_NODES,
+            folded: BTreeMap::new(),
+            unknown_told: false,
             touched: false,
         }
     }
@@ -91,9 +100,10 @@ impl Service {
         self.cap = cap;
     }
 
-    pub(super) fn put(&mut self, node: &str, incarnation: Incarnation, data: &[u8]) {
+    pub(super) fn put(&mut self, node: &str, incarnation: Incarnation, facts: NodeFacts, data: &[u8]) {
         let oversized = data.len() > format::MAX_DATA;
         let Some((name, entry)) = self.entry(node, Some(incarnation)) else { return };
+        entry.facts = facts;
         if name.chars().any(char::is_control) {
             entry.set_bad(RejectReason::BadName, "a control character in the name".to_owned());
         } else if oversized {
@@ -132,13 +142,41 @@ impl Service {
             let detail = format!("the service has more than {} nodes", self.cap);
             rejected.push(Rejected { node: printable(name), reason: RejectReason::TooLarge, detail });
         }
-        // The order of nodes is the order of instances but where a node has several.
+        // The order of nodes is the order of instances but where a node has several, or its id is not its name. Of two
+        // that call themselves the same, the one that wants traffic counts; then the younger.
         if !instances.is_sorted_by(|a, b| a.id.name < b.id.name) {
-            instances.sort_by(|a, b| a.id.name.cmp(&b.id.name));
+            let rank = |i: &Arc<Instance>| (!i.enabled, std::cmp::Reverse(i.id.incarnation));
+            instances.sort_by(|a, b| a.id.name.cmp(&b.id.name).then_with(|| rank(a).cmp(&rank(b))));
             instances.dedup_by(|a, b| a.id.name == b.id.name);
         }
+        let primary = self.fold(&mut instances);
         rejected.sort_by(|a, b| a.node.cmp(&b.node));
-        ServiceSnapshot { instances, rejected, format: self.format, primary: None }
+        ServiceSnapshot { instances, rejected, format: self.format, primary }
+    }
+
+    /// Lets the control nodes have their say, then the service's filter.
+    fn fold(&mut self, instances: &mut Vec<Arc<Instance>>) -> Option<Arc<str>> {
+        let format = self.format?;
+        let controls: Vec<&Control> =
+            self.nodes.values().filter_map(|entry| entry.control.as_ref()).collect();
+        let changes = !controls.is_empty() || format == FormatName::Numbered;
+        let before = if changes { instances.clone() } else { Vec::new() };
+        let primary = format::fold(format, instances, &controls);
+        let last = std::mem::take(&mut self.folded);
+        for (instance, before) in instances.iter_mut().zip(&before) {
+            if Arc::ptr_eq(instance, before) {
+                continue;
+            }
+            if let Some(last) = last.get(&instance.id.name).filter(|last| *last == instance) {
+                *instance = Arc::clone(last);
+            }
+            self.folded.insert(Arc::clone(&instance.id.name), Arc::clone(instance));
+        }
+        let reading = &self.base.reading;
+        if !reading.filter.is_empty() {
+            instances.retain(|instance| reading.admits(&instance.metadata));
+        }
+        primary.filter(|id| instances.binary_search_by(|instance| instance.id.name.cmp(id)).is_ok())
     }
 
     /// The entry of a node, made if there is room; another incarnation starts afresh.
@@ -177,8 +215,8 @@ impl Service {
             self.decode(&name);
         }
         if self.base.format == FormatChoice::Auto
-            && !self.nodes.is_empty()
-            && self.nodes.values().all(|entry| entry.bad.is_some())
+            && self.nodes.values().any(|entry| entry.bad.is_some())
+            && self.nodes.values().all(|entry| entry.bad.is_some() || entry.control.is_some())
         {
             let vote = self.vote();
             if vote.is_some() && vote != self.format {
@@ -196,28 +234,32 @@ impl Service {
     fn vote(&mut self) -> Option<FormatName> {
         let mut votes = BTreeMap::<FormatName, usize>::new();
         for (name, entry) in &mut self.nodes {
-            if let Some(Look::Readable(format)) = entry.look(&self.path, name) {
+            if let Some(format) = entry.look(&self.path, name) {
                 *votes.entry(format).or_default() += 1;
             }
         }
-        let rank = |format| TIE.iter().position(|tie| *tie == format);
+        // A Spring application without metadata cannot be told from any other of Curator's, and is read the same.
+        if votes.contains_key(&FormatName::Spring) {
+            let curator = votes.remove(&FormatName::Curator).unwrap_or(0);
+            *votes.entry(FormatName::Spring).or_default() += curator;
+        }
+        let rank = |format| GENERIC.iter().position(|generic| *generic == format).map_or(0, |at| at + 1);
         votes
             .into_iter()
-            .max_by_key(|(format, count)| (*count, std::cmp::Reverse(rank(*format))))
+            .max_by_key(|(format, count)| (*count, std::cmp::Reverse((rank(*format), *format))))
             .map(|(f, _)| f)
     }
 
     /// Nothing that can be read was put so far.
     fn give_up(&mut self) {
-        for (name, entry) in &mut self.nodes {
-            if entry.data.is_some() {
-                let detail = match entry.look(&self.path, name) {
-                    Some(look) => format!("it looks like {}, which is not read", look.as_str()),
-                    None => "neither its name nor its data look like a known format".to_owned(),
-                };
-                entry.bad = Some((RejectReason::UnknownFormat, detail));
-                entry.data.take_if(|data| data.len() > MAX_KEPT);
-            }
+        let any = self.nodes.values().any(|entry| entry.data.is_some());
+        if any && !std::mem::replace(&mut self.unknown_told, true) {
+            tracing::warn!(service = %self.name, path = self.path, "no node looks like a known format");
+        }
+        for entry in self.nodes.values_mut().filter(|entry| entry.data.is_some()) {
+            let detail = "neither its name nor its data look like a known format".to_owned();
+            entry.bad = Some((RejectReason::UnknownFormat, detail));
+            entry.data.take_if(|data| data.len() > MAX_KEPT);
         }
     }
 
@@ -226,20 +268,28 @@ impl Service {
         let Some(data) = entry.data.take() else { return };
         let path = format!("{}/{name}", self.path);
         let node = Node { path: &path, incarnation: entry.incarnation, data: &data };
-        let result = format::decode(format, &node, Options::default());
-        let error = match result {
-            Ok(Decoded::Control(_)) => {
+        let reading = &*self.base.reading;
+        let error = match format::decode(format, &node, Options::from(reading)) {
+            Ok(Decoded::Control(control)) => {
                 entry.good.clear();
                 entry.bad = None;
+                entry.control = Some(control);
+                if self.base.format == FormatChoice::Auto && data.len() <= MAX_KEPT {
+                    entry.data = Some(data);
+                }
                 return;
             }
-            Ok(Decoded::Instances(list)) => match denied(&list, &self.base.deny) {
-                None => {
-                    entry.set_good(list);
-                    return;
+            Ok(Decoded::Instances(mut list)) => {
+                entry.control = None;
+                list.retain(|instance| may_belong(reading, instance));
+                match denied(&list, &self.base.deny) {
+                    None => {
+                        entry.set_good(list);
+                        return;
+                    }
+                    Some(detail) => (RejectReason::DeniedAddress, detail),
                 }
-                Some(detail) => (RejectReason::DeniedAddress, detail),
-            },
+            }
             Err(error) => (error.reason, error.detail),
         };
         entry.bad = Some(error);
@@ -254,6 +304,8 @@ impl Service {
 impl Entry {
     fn set_bad(&mut self, reason: RejectReason, detail: String) {
         self.data = None;
+        // Who the primary was may be wrong by now, and wrong is worse than none.
+        self.control.take_if(|control| matches!(control, Control::Primary(_)));
         self.look = Seen::Unasked;
         self.bad = Some((reason, detail));
     }
@@ -261,14 +313,17 @@ impl Entry {
     /// Takes new instances over, and keeps those that are as before.
     fn set_good(&mut self, list: Vec<Instance>) {
         let old = std::mem::take(&mut self.good);
-        let keep =
-            |new: Instance| old.iter().find(|old| ***old == new).cloned().unwrap_or_else(|| Arc::new(new));
+        let facts = self.facts;
+        let keep = |mut new: Instance| {
+            new.facts = facts;
+            old.iter().find(|old| ***old == new).cloned().unwrap_or_else(|| Arc::new(new))
+        };
         self.good = list.into_iter().map(keep).collect();
         self.bad = None;
     }
 
     /// What its undecoded data looks like.
-    fn look(&mut self, folder: &str, name: &str) -> Option<Look> {
+    fn look(&mut self, folder: &str, name: &str) -> Option<FormatName> {
         let data = self.data.as_deref()?;
         if let Seen::Unasked = self.look {
             let path = format!("{folder}/{name}");
@@ -283,11 +338,16 @@ impl Entry {
 
     /// Says so where the node alone would have been read in another format than its folder is.
     fn explain(&mut self, format: FormatName, folder: &str, name: &str) {
-        let look = self.look(folder, name).filter(|look| *look != Look::Readable(format));
+        let look = self.look(folder, name).filter(|look| *look != format);
         if let (Some(look), Some((_, detail))) = (look, &mut self.bad) {
-            *detail = format!("{detail} (it looks like {}; its folder is read as {format})", look.as_str());
+            *detail = format!("{detail} (it looks like {look}; its folder is read as {format})");
         }
     }
+}
+
+/// Whether an instance can be one of the service's. What a filter asks of roles shows only over the whole folder.
+fn may_belong(reading: &Reading, instance: &Instance) -> bool {
+    reading.filter.is_empty() || reading.filter.contains_key("role") || reading.admits(&instance.metadata)
 }
 
 /// Which of these addresses must not be dialled. Names are checked when they are.

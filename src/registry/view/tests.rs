@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::{FormatChoice, FormatName};
+use crate::model::{FormatChoice, FormatName, NodeFacts};
 
 fn base(format: FormatChoice, catalog: bool) -> Base {
     Base {
@@ -7,6 +7,7 @@ fn base(format: FormatChoice, catalog: bool) -> Base {
         catalog,
         path: "/services/orders".into(),
         format,
+        reading: Arc::default(),
         deny: Arc::new(crate::model::DenyList::new(vec!["169.254.0.0/16".parse().unwrap()], vec![])),
     }
 }
@@ -24,7 +25,7 @@ const TWO: Incarnation = Incarnation(2, 0);
 
 impl BaseView {
     fn says(&mut self, node: &str, data: &str) {
-        self.put(None, node, ONE, data.as_bytes());
+        self.put(None, node, ONE, NodeFacts::default(), data.as_bytes());
     }
 
     fn now(&mut self) -> Arc<ServiceSnapshot> {
@@ -101,10 +102,10 @@ fn a_node_created_again_has_no_last_good_value() {
     view.says("a", "h:1");
     view.says("b", "h:2");
     view.now();
-    view.put(None, "a", TWO, b"h:0");
+    view.put(None, "a", TWO, NodeFacts::default(), b"h:0");
     let now = view.now();
     assert_eq!((members(&now).as_str(), rejected(&now)), ("b=h:2", vec!["a bad_port".to_owned()]));
-    view.put(None, "a", TWO, b"h:1");
+    view.put(None, "a", TWO, NodeFacts::default(), b"h:1");
     assert_eq!(view.now().instances[0].id.incarnation, TWO);
 }
 
@@ -133,11 +134,10 @@ fn the_majority_decides_a_folders_format_and_the_rest_is_rejected_with_its_reaso
 fn what_looks_like_nothing_is_unknown_until_a_child_can_be_read() {
     let mut view = view();
     view.says("a", "{");
-    view.says("member_0000000001", r#"{"serviceEndpoint":{"host":"h","port":1}}"#);
+    view.says("b", r#"{"name":"no address"}"#);
     let now = view.now();
     assert_eq!(now.format, None);
-    assert_eq!(rejected(&now), ["a unknown_format", "member_0000000001 unknown_format"]);
-    assert!(now.rejected[1].detail.contains("serverset"), "{}", now.rejected[1]);
+    assert_eq!(rejected(&now), ["a unknown_format", "b unknown_format"]);
     view.says("b", "http://h:2");
     let now = view.now();
     assert_eq!((now.format, members(&now).as_str()), (Some(FormatName::Url), "b=h:2"));
@@ -181,14 +181,14 @@ fn a_catalogs_children_are_services_from_their_first_to_their_last_moment() {
     let mut view = catalog();
     assert!(view.told().is_empty());
     view.put_service("a");
-    view.put(Some("b"), "n", ONE, b"h:1");
+    view.put(Some("b"), "n", ONE, NodeFacts::default(), b"h:1");
     assert_eq!(view.told(), ["orders/a ", "orders/b n=h:1"]);
-    view.put(Some("a"), "n", ONE, b"h:2");
+    view.put(Some("a"), "n", ONE, NodeFacts::default(), b"h:2");
     assert_eq!(view.told(), ["orders/a n=h:2"]);
     view.remove_service("a");
     assert_eq!(view.told(), ["orders/a gone"]);
     view.remove_service("b");
-    view.put(Some("b"), "n", TWO, b"h:1");
+    view.put(Some("b"), "n", TWO, NodeFacts::default(), b"h:1");
     assert_eq!(view.told(), ["orders/b n=h:1"], "gone and back is another incarnation");
     view.put_service("c");
     view.remove_service("c");
@@ -200,9 +200,9 @@ fn unsafe_names_are_no_services_and_no_instances() {
     let mut view = catalog();
     for name in ["..", "a\nb", ""] {
         view.put_service(name);
-        view.put(Some(name), "n", ONE, b"h:1");
+        view.put(Some(name), "n", ONE, NodeFacts::default(), b"h:1");
     }
-    view.put(Some("ok"), "a\u{7}b", ONE, b"h:1");
+    view.put(Some("ok"), "a\u{7}b", ONE, NodeFacts::default(), b"h:1");
     let now = view.now();
     assert_eq!((members(&now).as_str(), rejected(&now)), ("", vec!["a\\u{7}b bad_name".to_owned()]));
 }
@@ -239,7 +239,7 @@ fn random_histories_end_where_a_fresh_view_of_the_same_nodes_does() {
             let data = good[rng.usize(..good.len())];
             let incarnation = truth.get(&node).map_or(Incarnation(step, 0), |(incarnation, _)| *incarnation);
             truth.insert(node.clone(), (incarnation, data));
-            view.put(None, &node, incarnation, data.as_bytes());
+            view.put(None, &node, incarnation, NodeFacts::default(), data.as_bytes());
         }
         if rng.u8(..5) == 0 {
             view.take_changes(Instant::now());
@@ -248,8 +248,10 @@ fn random_histories_end_where_a_fresh_view_of_the_same_nodes_does() {
     view.take_changes(Instant::now());
     let mut fresh = self::view();
     for (node, (incarnation, data)) in &truth {
-        fresh.put(None, node, *incarnation, data.as_bytes());
+        fresh.put(None, node, *incarnation, NodeFacts::default(), data.as_bytes());
     }
     fresh.take_changes(Instant::now());
     assert_eq!(view.told[""], fresh.told[""]);
 }
+
+mod folders;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::model::{Incarnation, RejectReason};
+use crate::model::{Incarnation, NodeFacts, RejectReason};
 use crate::registry::view::BaseView;
 
 /// How far below the base instances are.
@@ -41,6 +41,8 @@ pub enum Found {
         czxid: i64,
         /// The zxid that last wrote it.
         mzxid: i64,
+        /// When it was created, and by whom.
+        facts: NodeFacts,
         /// The payload.
         data: Vec<u8>,
     },
@@ -76,6 +78,8 @@ pub enum Delta {
         place: Place,
         /// Its incarnation.
         czxid: i64,
+        /// When it was created, and by whom.
+        facts: NodeFacts,
         /// Its payload.
         data: Vec<u8>,
     },
@@ -98,9 +102,9 @@ impl Delta {
         match self {
             Self::ServiceAppeared(child) => view.put_service(&child),
             Self::ServiceGone(child) => view.remove_service(&child),
-            Self::Put { place, czxid, data } => {
+            Self::Put { place, czxid, facts, data } => {
                 let incarnation = Incarnation(czxid.cast_unsigned(), 0);
-                view.put(place.child.as_deref(), &place.node, incarnation, &data);
+                view.put(place.child.as_deref(), &place.node, incarnation, facts, &data);
             }
             Self::Rejected { place, reason, detail } => {
                 view.reject(place.child.as_deref(), &place.node, reason, &detail);

@@ -6,10 +6,10 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use zookeeper_client::{Client, Error, MultiReadResult};
+use zookeeper_client::{Client, Error, MultiReadResult, Stat};
 
 use super::facts::{Contents, Depth, Found, Place, RESERVED};
-use crate::model::RejectReason;
+use crate::model::{NodeFacts, Owner, RejectReason};
 
 /// Nodes a service may have, and services a catalog.
 pub(super) const MAX_CHILDREN: usize = 100_000;
@@ -89,7 +89,7 @@ pub(super) async fn read_nodes(
     for (place, answer) in asked.into_iter().zip(answers) {
         let found = match answer {
             MultiReadResult::Data { data, stat } if data.len() <= MAX_DATA => {
-                Found::Data { czxid: stat.czxid, mzxid: stat.mzxid, data }
+                Found::Data { czxid: stat.czxid, mzxid: stat.mzxid, facts: facts(&stat), data }
             }
             MultiReadResult::Data { data, .. } => Found::Refused(
                 RejectReason::TooLarge,
@@ -105,6 +105,25 @@ pub(super) async fn read_nodes(
         out.push((place, found));
     }
     Ok(out)
+}
+
+/// When a node was created, and who keeps it.
+fn facts(stat: &Stat) -> NodeFacts {
+    // Owners with the highest bit set are no sessions: containers, and nodes with a time to live.
+    let owner = match stat.ephemeral_owner {
+        0 => Owner::Nobody,
+        owner if is_special(owner) => Owner::Nobody,
+        owner => Owner::Session(owner),
+    };
+    NodeFacts { created_ms: u64::try_from(stat.ctime).ok().filter(|ms| *ms > 0), owner }
+}
+
+/// Whether an owner marks a container, or a node with a time to live.
+fn is_special(owner: i64) -> bool {
+    const CONTAINER: u64 = 1 << 63;
+    const TTL: u64 = 0xff << 56;
+    let bits = owner.cast_unsigned();
+    bits == CONTAINER || bits & TTL == TTL
 }
 
 /// What a request brings, or [`Error::Timeout`].
@@ -299,6 +318,15 @@ fn size_of_found(found: &Found) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn containers_and_nodes_with_a_time_to_live_are_nobodys() {
+        assert!(is_special(i64::MIN), "a container");
+        assert!(is_special(0xff00_0000_0000_1388_u64.cast_signed()), "5 s to live");
+        for session in [1, 0x1000_0a1b_2c30_0004, 0xfe00_0000_0000_0001_u64.cast_signed()] {
+            assert!(!is_special(session), "{session:#x}");
+        }
+    }
 
     #[test]
     fn batches_grow_on_small_answers_and_shrink_on_big_ones() {

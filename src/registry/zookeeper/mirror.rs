@@ -11,7 +11,7 @@ use std::sync::Arc;
 pub use super::facts::{Contents, Counters, Delta, Depth, EventKind, Found, Place, Question};
 use super::facts::{DIRECTORY, RESERVED};
 use super::tree::{Put, Tree};
-use crate::model::RejectReason;
+use crate::model::{NodeFacts, RejectReason};
 
 /// Names one listing. Answers of a listing that was given up are ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,8 +171,8 @@ impl Mirror {
                 continue;
             }
             match found {
-                Found::Data { czxid, mzxid, data } => {
-                    self.put(place, czxid, mzxid, data);
+                Found::Data { czxid, mzxid, facts, data } => {
+                    self.put(place, czxid, mzxid, facts, data);
                 }
                 Found::Refused(reason, detail) => {
                     self.reject(place, reason, detail);
@@ -234,7 +234,9 @@ impl Mirror {
             let told = !matches!(found, Found::Refused(RejectReason::Forbidden, _))
                 && !self.tree.is_forbidden(&place);
             let changed = match found {
-                Found::Data { czxid, mzxid, data } => self.put(place.clone(), czxid, mzxid, data),
+                Found::Data { czxid, mzxid, facts, data } => {
+                    self.put(place.clone(), czxid, mzxid, facts, data)
+                }
                 Found::Refused(reason, detail) => self.reject(place.clone(), reason, detail),
                 Found::Absent => {
                     // Listed a moment ago, gone without an event: not sure enough to remove it now.
@@ -371,9 +373,9 @@ impl Mirror {
         }
     }
 
-    fn put(&mut self, place: Place, czxid: i64, mzxid: i64, data: Vec<u8>) -> bool {
+    fn put(&mut self, place: Place, czxid: i64, mzxid: i64, facts: NodeFacts, data: Vec<u8>) -> bool {
         let seen = self.listing.as_ref().map(|listing| listing.ticket.id);
-        let put = self.tree.put(place, czxid, mzxid, data, seen);
+        let put = self.tree.put(place, (czxid, mzxid), facts, data, seen);
         self.is_news(put)
     }
 

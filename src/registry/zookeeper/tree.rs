@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::facts::{DIRECTORY, Delta, Depth, Place};
-use crate::model::RejectReason;
+use crate::model::{NodeFacts, RejectReason};
 
 /// Directories with their nodes. Every change of them leaves a [`Delta`].
 #[derive(Debug)]
@@ -71,18 +71,19 @@ impl Tree {
         }
     }
 
-    /// `seen`: the listing that runs, if one does.
+    /// `zxids`: its creation's and its last change's. `seen`: the listing that runs, if one does.
     pub(super) fn put(
         &mut self,
         place: Place,
-        czxid: i64,
-        mzxid: i64,
+        zxids: (i64, i64),
+        facts: NodeFacts,
         data: Vec<u8>,
         seen: Option<u64>,
     ) -> Put {
+        let (czxid, mzxid) = zxids;
         let put = self.set(&place, State::Good { czxid, mzxid }, seen);
         if put == Put::News {
-            self.deltas.push(Delta::Put { place, czxid, data });
+            self.deltas.push(Delta::Put { place, czxid, facts, data });
         }
         put
     }

@@ -1,0 +1,100 @@
+//! What control nodes say about the instances beside them.
+
+use std::sync::Arc;
+
+use super::{Control, fields, numbered};
+use crate::model::{FormatName, Instance, Role};
+
+/// Applies a folder's control nodes to its instances, and tells the primary's id where one is named.
+///
+/// Pure; the order of `instances` stays, and those that nothing changes are shared.
+pub fn fold(format: FormatName, instances: &mut [Arc<Instance>], controls: &[&Control]) -> Option<Arc<str>> {
+    match format {
+        FormatName::ServerSet => weigh(instances, controls),
+        FormatName::Dubbo | FormatName::Sofa => override_all(format, instances, controls),
+        FormatName::Numbered => return point(instances, controls),
+        _ => {}
+    }
+    only_primary(instances)
+}
+
+/// The one enabled instance that calls itself the primary. Two are none: nobody can tell which is right.
+fn only_primary(instances: &[Arc<Instance>]) -> Option<Arc<str>> {
+    let leads = |i: &&Arc<Instance>| i.enabled && matches!(i.role, Some(Role::Primary | Role::Master));
+    let mut leading = instances.iter().filter(leads);
+    leading.next().filter(|_| leading.next().is_none()).map(|instance| Arc::clone(&instance.id.name))
+}
+
+/// ServerSets: the product of all weights that select a member; -1 takes it out.
+fn weigh(instances: &mut [Arc<Instance>], controls: &[&Control]) {
+    let entries = controls.iter().filter_map(|control| match control {
+        Control::Vector(entries) => Some(entries),
+        _ => None,
+    });
+    let entries: Vec<_> = entries.flatten().collect();
+    if entries.is_empty() {
+        return;
+    }
+    for shared in instances {
+        let mut weights =
+            entries.iter().filter(|(select, _)| select.selects(shared)).map(|(_, w)| *w).peekable();
+        if weights.peek().is_none() {
+            continue;
+        }
+        let product: f64 = weights.product();
+        let instance = Arc::make_mut(shared);
+        if product.to_bits() == (-1f64).to_bits() {
+            (instance.weight, instance.enabled) = (0.0, false);
+        } else {
+            instance.weight = fields::sound_weight(Some(product), 1.0);
+        }
+    }
+}
+
+/// Dubbo: rules for everybody first, then those for single providers.
+fn override_all(format: FormatName, instances: &mut [Arc<Instance>], controls: &[&Control]) {
+    let mut rules: Vec<_> = controls
+        .iter()
+        .filter_map(|control| match control {
+            Control::Override(rule) => Some(rule),
+            _ => None,
+        })
+        .collect();
+    rules.sort_by_key(|rule| (rule.host.is_some(), rule.port.is_some()));
+    for rule in rules {
+        for shared in instances.iter_mut().filter(|instance| rule.applies_to(instance)) {
+            let instance = Arc::make_mut(shared);
+            for (key, value) in rule.settings() {
+                if rule.only_absent && instance.metadata.contains_key(key) {
+                    continue;
+                }
+                match key {
+                    "weight" => instance.weight = fields::weight_text(Some(value), format.default_weight()),
+                    "disabled" => instance.enabled = fields::flag_text(value) != Some(true),
+                    _ => {}
+                }
+                instance.metadata.insert(key.into(), value.into());
+            }
+        }
+    }
+}
+
+/// The numbered layout: `primary` holds a number, and everybody else is a replica.
+fn point(instances: &mut [Arc<Instance>], controls: &[&Control]) -> Option<Arc<str>> {
+    let named = controls.iter().find_map(|control| match control {
+        Control::Primary(number) => Some(*number),
+        _ => None,
+    });
+    let wanted = named.flatten().map(|number| number.to_string());
+    let mut primary = None;
+    // A folder of servers has its roles by number already.
+    for shared in instances.iter_mut().filter(|instance| instance.role.is_none()) {
+        let leads = primary.is_none()
+            && wanted.as_deref().is_some_and(|wanted| numbered::number(&shared.id.name) == Some(wanted));
+        if leads {
+            primary = Some(Arc::clone(&shared.id.name));
+        }
+        numbered::assign(Arc::make_mut(shared), if leads { Role::Primary } else { Role::Replica });
+    }
+    primary
+}
