@@ -41,7 +41,7 @@ pub enum Command {
     Run(ConfigArgs),
     /// Check a configuration: a summary, or every error with its line and column
     #[command(after_help = CHECK_HELP)]
-    Check(ConfigArgs),
+    Check(CheckArgs),
     /// Start a gateway with three sample instances, and say what to try
     #[command(after_help = DEMO_HELP)]
     Demo(DemoArgs),
@@ -79,6 +79,7 @@ Errors go to stderr, one a line: FILE:LINE:COL: KEY: what is wrong and what is a
 
 Examples:
   zoogate check --config zoogate.toml
+  zoogate check --config zoogate.toml --live       # the registries too; SERVICE: PATH: CODE: what is wrong
   zoogate check --config new.toml && mv new.toml zoogate.toml";
 
 const DEMO_HELP: &str = "\
@@ -129,7 +130,18 @@ Examples:
   zoogate completions zsh > ~/.zfunc/_zoogate
   zoogate completions fish > ~/.config/fish/completions/zoogate.fish";
 
-/// `run` and `check`.
+/// `check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// The configuration file
+    #[arg(short, long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Also check what the registries hold: nodes that cannot be read, duplicates, leftovers, empty services
+    #[arg(long)]
+    pub live: bool,
+}
+
+/// `run`.
 #[derive(Debug, Args)]
 pub struct ConfigArgs {
     /// The configuration file

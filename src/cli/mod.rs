@@ -5,6 +5,7 @@ pub mod check;
 mod completions;
 mod demo;
 mod explain;
+mod lint;
 mod register;
 mod replay;
 mod run;
@@ -22,7 +23,7 @@ use args::{Cli, Command};
 pub fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(args) => run::run(&args.config),
-        Command::Check(args) => Ok(check::run(&args.config)),
+        Command::Check(args) => check::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Register(args) => register::run(args),
         Command::Services(args) => services::run(&args),

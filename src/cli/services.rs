@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::args::ServicesArgs;
 use crate::gateway::{Survey, survey};
@@ -23,7 +23,8 @@ pub(super) fn run(args: &ServicesArgs) -> anyhow::Result<ExitCode> {
     let text = if args.json {
         format!("{}\n", serde_json::json!({ "services": services }))
     } else {
-        table(&services)
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        table(&services, now.as_millis() as u64)
     };
     std::io::stdout().write_all(text.as_bytes())?;
     Ok(tell_missing(&survey))
@@ -38,43 +39,54 @@ pub(super) fn tell_missing(survey: &Survey) -> ExitCode {
     if survey.missing.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn table(services: &[ServiceView]) -> String {
-    const HEAD: [&str; 8] = ["SERVICE", "NODE", "FORMAT", "ADDRESS", "WEIGHT", "STATE", "ZONE", "REASON"];
+const HEAD: [&str; 10] =
+    ["SERVICE", "NODE", "FORMAT", "ADDRESS", "WEIGHT", "STATE", "ZONE", "AGE", "OWNER", "REASON"];
+
+/// `now`: milliseconds since 1970.
+fn table(services: &[ServiceView], now: u64) -> String {
     let mut rows = vec![HEAD.map(str::to_owned)];
     for service in services {
-        let (name, format) = (service.name.clone(), service.format.unwrap_or("-").to_owned());
+        let start = |node: &str, state: &str, reason: &str| {
+            let mut row = [const { String::new() }; HEAD.len()];
+            row.fill("-".to_owned());
+            [row[0], row[1], row[5], row[9]] =
+                [service.name.clone(), node.to_owned(), state.to_owned(), reason.to_owned()];
+            service.format.unwrap_or("-").clone_into(&mut row[2]);
+            row
+        };
         for instance in &service.instances {
-            rows.push([
-                name.clone(),
-                instance.id.clone(),
-                format.clone(),
-                instance.address.clone(),
-                instance.weight.to_string(),
-                instance.state.as_str().to_owned(),
-                instance.zone.clone().unwrap_or_else(|| "-".into()),
-                String::new(),
-            ]);
+            let mut row = start(&instance.id, instance.state.as_str(), "");
+            row[3].clone_from(&instance.address);
+            row[4] = instance.weight.to_string();
+            row[6] = instance.zone.clone().unwrap_or_else(|| "-".into());
+            row[7] = instance.created_ms.map_or_else(|| "-".into(), |at| age(now.saturating_sub(at)));
+            row[8] = instance.owner.clone().unwrap_or_else(|| "-".into());
+            rows.push(row);
         }
         for rejected in &service.rejected {
-            let none = || "-".to_owned();
-            let reason = rejected.reason.clone();
-            rows.push([
-                name.clone(),
-                rejected.node.clone(),
-                format.clone(),
-                none(),
-                none(),
-                "rejected".into(),
-                none(),
-                reason,
-            ]);
+            rows.push(start(&rejected.node, "rejected", &rejected.reason));
         }
         if service.instances.is_empty() && service.rejected.is_empty() {
-            let none = || "-".to_owned();
-            rows.push([name, none(), none(), none(), none(), "empty".into(), none(), String::new()]);
+            // What could not be looked at must not pass for empty.
+            rows.push(match (service.stale, &service.stale_reason) {
+                (true, reason) => start("-", "unlisted", reason.as_deref().unwrap_or_default()),
+                (false, _) => start("-", "empty", ""),
+            });
         }
     }
     render(&rows)
+}
+
+/// How long, in its two largest units: `3d4h`, `5m12s`.
+fn age(ms: u64) -> String {
+    let seconds = ms / 1000;
+    let (days, hours, minutes) = (seconds / 86400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, minutes) => format!("{minutes}m{}s", seconds % 60),
+        (0, hours, minutes) => format!("{hours}h{minutes}m"),
+        (days, hours, _) => format!("{days}d{hours}h"),
+    }
 }
 
 /// Left-aligned columns, two blanks apart. Control characters are escaped: the text comes from a registry.
@@ -104,6 +116,15 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_age_is_told_in_its_two_largest_units() {
+        for (seconds, told) in
+            [(0, "0s"), (59, "59s"), (60, "1m0s"), (3599, "59m59s"), (3600, "1h0m"), (90_061, "1d1h")]
+        {
+            assert_eq!(age(seconds * 1000 + 999), told);
+        }
+    }
 
     #[test]
     fn columns_are_aligned_and_terminals_are_safe() {

@@ -18,6 +18,11 @@ pub struct Survey {
     pub missing: Vec<(String, Option<Arc<str>>)>,
 }
 
+/// Whether a registry answered, and the answer was no.
+fn is_final(reason: &str) -> bool {
+    ["forbidden: ", "too_large: ", "no_chroot: "].iter().any(|code| reason.starts_with(code))
+}
+
 /// Lists every configured service and catalog, for at most `limit`.
 ///
 /// Must run on a tokio runtime; what it starts there ends with it.
@@ -44,6 +49,11 @@ pub async fn survey(plan: &Plan, limit: Duration) -> Survey {
                     }
                     writer.trust(&base, trust, reason);
                     writer.publish();
+                    // What is refused now is refused in ten seconds, too.
+                    let refused = |name| matches!(reasons.get(name), Some(Some(reason)) if is_final(reason));
+                    if reader.load().unlisted().iter().all(refused) {
+                        return;
+                    }
                 }
                 Change::Link { .. } => {}
             }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::config::plan::{HostMatch, PathMatch, Rewrite, Segment, ServiceRef};
-use crate::model::{Instance, Trust};
+use crate::model::{Instance, Owner, Role, Trust};
 
 use super::endpoint::InstanceState;
 use super::route::Route;
@@ -52,6 +52,12 @@ pub struct InstanceView {
     pub weight: f64,
     /// As registered.
     pub zone: Option<String>,
+    /// What it is within a replicated service.
+    pub role: Option<&'static str>,
+    /// When its node was created, milliseconds since 1970.
+    pub created_ms: Option<u64>,
+    /// Who keeps its node alive: a session in hexadecimal digits, or `persistent`; null where the registry cannot say.
+    pub owner: Option<String>,
     /// How it stands.
     pub state: InstanceState,
     /// The rest of the registration.
@@ -108,6 +114,13 @@ impl InstanceView {
             tls: instance.tls,
             weight: instance.weight,
             zone: instance.zone.as_deref().map(str::to_owned),
+            role: instance.role.map(Role::as_str),
+            created_ms: instance.facts.created_ms,
+            owner: match instance.facts.owner {
+                Owner::Unknown => None,
+                Owner::Nobody => Some("persistent".to_owned()),
+                Owner::Session(id) => Some(format!("{id:#x}")),
+            },
             state,
             metadata: metadata.collect(),
         }

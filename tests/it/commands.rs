@@ -220,8 +220,9 @@ fn commands_that_need_a_registry_give_up_after_ten_seconds_and_name_it() {
         ),
     );
     let file = file.to_str().unwrap();
-    let commands: [&[&str]; 4] = [
+    let commands: [&[&str]; 5] = [
         &["services", "--config", file],
+        &["check", "--live", "--config", file],
         &["explain", "--config", file, "GET", "http://x/"],
         &["register", "--zookeeper", &connect, "--path", "/orders", "--address", "127.0.0.1:1"],
         &["demo", "--zookeeper", &connect, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"],

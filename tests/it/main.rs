@@ -22,6 +22,7 @@ mod ensemble;
 mod events;
 mod examples;
 mod failover;
+mod formats;
 mod forwarding;
 mod grpc;
 mod handover;

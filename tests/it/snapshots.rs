@@ -131,6 +131,10 @@ service = "apps/{{app}}"
     for service in services["services"].as_array_mut().unwrap() {
         assert!(service["revision"].is_u64(), "{service}");
         service["revision"] = "[a number]".into();
+        for instance in service["instances"].as_array_mut().unwrap() {
+            assert!(instance["created_ms"].is_u64(), "{instance}");
+            instance["created_ms"] = "[a number]".into();
+        }
     }
     hold("admin_services", &pretty(&services));
     hold("admin_routes", &pretty(&gateway.json("/api/routes")));
