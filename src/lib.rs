@@ -40,6 +40,7 @@
 //! | put code of your own around every request | [`Filters`]: each is a `tower::Layer` |
 //! | choose instances by a rule of your own | [`balance::BalancerFactory`], [`Gateway::balancer`] |
 //! | register an instance, or watch a registry without a gateway | [`registry`] |
+//! | elect a leader, hold a lock, wait at a barrier, share a queue or a counter | [`recipes`] |
 //! | see what the gateway knows, or ask it where a request goes | [`table`], [`Running::table`] |
 //!
 //! The repository's `examples/` hold a whole program for each.
@@ -77,4 +78,5 @@ pub use admin::ListenerView;
 pub use config::{ConfigErrors, Plan};
 pub use gateway::{Gateway, Running, StartError};
 pub use proxy::{Body, BoxError, FilterFuture, FilterService, Filters, ProxyError};
+pub use registry::zookeeper::recipes;
 pub use telemetry::Metrics;

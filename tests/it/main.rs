@@ -28,6 +28,7 @@ mod grpc;
 mod handover;
 mod lifecycle;
 mod observability;
+mod recipes;
 mod registrars;
 mod reload_listeners;
 mod simulation;

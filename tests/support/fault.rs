@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -26,6 +27,7 @@ pub enum Fault {
 pub struct FaultProxy {
     address: SocketAddr,
     fault: watch::Sender<Fault>,
+    losses: Arc<AtomicUsize>,
     accepting: tokio::task::JoinHandle<()>,
 }
 
@@ -36,19 +38,31 @@ impl FaultProxy {
         let address = listener.local_addr().expect("a bound socket has an address");
         let (fault, faults) = watch::channel(Fault::None);
         let target: Arc<str> = target.into();
+        let losses = Arc::new(AtomicUsize::new(0));
+        let left = Arc::clone(&losses);
         let accepting = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
                 while connections.try_join_next().is_some() {}
-                connections.spawn(relay(client, Arc::clone(&target), faults.clone()));
+                connections.spawn(relay(client, Arc::clone(&target), faults.clone(), Arc::clone(&left)));
             }
         });
-        Self { address, fault, accepting }
+        Self { address, fault, losses, accepting }
     }
 
     /// Where it listens.
     pub fn address(&self) -> String {
         self.address.to_string()
+    }
+
+    /// Loses the answers to so many of the writes to come: each reaches the server, then its connection is cut.
+    pub fn lose_answers(&self, count: usize) {
+        self.losses.store(count, Ordering::SeqCst);
+    }
+
+    /// Answers that are still to be lost.
+    pub fn answers_to_lose(&self) -> usize {
+        self.losses.load(Ordering::SeqCst)
     }
 
     /// Changes what it does, at once.
@@ -63,7 +77,12 @@ impl Drop for FaultProxy {
     }
 }
 
-async fn relay(client: TcpStream, target: Arc<str>, mut faults: watch::Receiver<Fault>) {
+async fn relay(
+    client: TcpStream,
+    target: Arc<str>,
+    mut faults: watch::Receiver<Fault>,
+    losses: Arc<AtomicUsize>,
+) {
     let fault = *faults.borrow_and_update();
     if fault == Fault::Cut {
         return;
@@ -76,9 +95,10 @@ async fn relay(client: TcpStream, target: Arc<str>, mut faults: watch::Receiver<
     let Ok(server) = TcpStream::connect(&*target).await else { return };
     let (client_in, client_out) = client.into_split();
     let (server_in, server_out) = server.into_split();
+    let losing = AtomicBool::new(false);
     tokio::select! {
-        () = pass(client_in, server_out, faults.clone(), false) => {}
-        () = pass(server_in, client_out, faults.clone(), true) => {}
+        () = pass(client_in, server_out, faults.clone(), false, &losses, &losing) => {}
+        () = pass(server_in, client_out, faults.clone(), true, &losses, &losing) => {}
         () = cut(faults) => {}
     }
 }
@@ -103,7 +123,10 @@ async fn pass(
     mut to: OwnedWriteHalf,
     faults: watch::Receiver<Fault>,
     from_server: bool,
+    losses: &AtomicUsize,
+    losing: &AtomicBool,
 ) {
+    let mut handshake = true;
     loop {
         let mut frame = vec![0; 4];
         if from.read_exact(&mut frame).await.is_err() {
@@ -116,9 +139,27 @@ async fn pass(
         }
         let fault = *faults.borrow();
         let notification = from_server && frame[4..].starts_with(&(-1i32).to_be_bytes());
-        let swallowed = fault == Fault::BlackHole || (fault == Fault::NoEvents && notification);
+        let swallowed = fault == Fault::BlackHole
+            || (fault == Fault::NoEvents && notification)
+            || (from_server && losing.load(Ordering::SeqCst));
+        if !from_server && !std::mem::replace(&mut handshake, false) && is_write(&frame) {
+            let one = losses.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+            if one.is_ok() {
+                losing.store(true, Ordering::SeqCst);
+                let _ = to.write_all(&frame).await;
+                // Long enough for the server to carry it out; it does so as well when its client is gone.
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                return;
+            }
+        }
         if !swallowed && to.write_all(&frame).await.is_err() {
             return;
         }
     }
+}
+
+/// Whether a request, after its length and number, is a setData, a multi, or a create of one kind or another.
+fn is_write(frame: &[u8]) -> bool {
+    let operation = frame.get(8..12).map(|b| i32::from_be_bytes([b[0], b[1], b[2], b[3]]));
+    operation.is_some_and(|operation| [1, 5, 14, 15, 19, 21].contains(&operation))
 }

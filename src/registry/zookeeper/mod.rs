@@ -12,6 +12,7 @@ mod drive;
 mod facts;
 mod list;
 pub mod mirror;
+pub mod recipes;
 mod register;
 mod session;
 mod stats;

@@ -87,7 +87,7 @@ impl ConnectOptions {
         }
     }
 
-    async fn attempt(&self) -> Result<Client, Error> {
+    pub(super) async fn attempt(&self) -> Result<Client, Error> {
         let mut connector = Client::connector()
             .with_session_timeout(self.session_timeout)
             .with_connection_timeout(CONNECTION_TIMEOUT)
