@@ -2,12 +2,13 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use http::{HeaderName, HeaderValue, Method};
 
-use crate::config::check_registry_path;
+use crate::config::{check_registry_path, parse_duration};
 use crate::model::{Address, FormatName};
 
 /// A gateway in front of services that announce themselves in Apache ZooKeeper.
@@ -48,6 +49,9 @@ pub enum Command {
     /// Hold a registration for as long as this command, or the one it runs, lives
     #[command(after_help = REGISTER_HELP)]
     Register(RegisterArgs),
+    /// Run a command on one machine at a time
+    #[command(after_help = super::elect::HELP)]
+    Elect(super::elect::ElectArgs),
     /// Show what the registries hold now, and why each unusable node is one
     #[command(after_help = SERVICES_HELP)]
     Services(ServicesArgs),
@@ -60,6 +64,9 @@ pub enum Command {
     /// Print a completion script for a shell
     #[command(after_help = COMPLETIONS_HELP)]
     Completions(CompletionsArgs),
+    /// What `elect` starts, which becomes its command
+    #[command(hide = true)]
+    Elected(super::elect::ElectedArgs),
     /// One of the demo's instances
     #[command(hide = true)]
     SampleInstance(SampleInstanceArgs),
@@ -265,7 +272,7 @@ pub struct SampleInstanceArgs {
     pub path: String,
 }
 
-fn parse_path(text: &str) -> Result<String, String> {
+pub(super) fn parse_path(text: &str) -> Result<String, String> {
     check_registry_path(text)?;
     if text == "/" { Err("the root is no service".to_owned()) } else { Ok(text.to_owned()) }
 }
@@ -276,7 +283,13 @@ fn formats() -> impl TypedValueParser<Value = FormatName> {
     PossibleValuesParser::new(names).try_map(|name| name.parse::<FormatName>())
 }
 
-fn parse_id(text: &str) -> Result<String, String> {
+/// A duration within a range, as the configuration writes it.
+pub(super) fn parse_time(text: &str, least: Duration, most: Duration) -> Result<Duration, String> {
+    let time = parse_duration(text).filter(|time| (least..=most).contains(time));
+    time.ok_or_else(|| format!("accepted: a duration such as \"10s\", from {least:?} to {most:?}"))
+}
+
+pub(super) fn parse_id(text: &str) -> Result<String, String> {
     let sound = !text.is_empty() && !matches!(text, "." | "..") && !text.contains('/');
     if sound && text.len() <= 256 && !text.chars().any(char::is_control) {
         return Ok(text.to_owned());

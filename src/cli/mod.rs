@@ -4,6 +4,7 @@ pub mod args;
 pub mod check;
 mod completions;
 mod demo;
+pub mod elect;
 mod explain;
 mod lint;
 mod register;
@@ -30,6 +31,8 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => explain::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Completions(args) => Ok(completions::run(&args)),
+        Command::Elect(args) => elect::run(args),
+        Command::Elected(args) => Ok(elect::become_command(&args)),
         Command::SampleInstance(args) => sample::run(args),
     };
     done.unwrap_or_else(|error| {

@@ -33,6 +33,7 @@ mod units;
 pub use error::{ConfigError, ConfigErrors};
 pub use network::check_registry_path;
 pub use plan::Plan;
+pub use units::parse_duration;
 
 /// Reads and checks a file. Relative paths in it count from its folder.
 pub fn load(path: &Path) -> Result<Plan, ConfigErrors> {

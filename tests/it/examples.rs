@@ -140,3 +140,61 @@ fn a_filter_of_ones_own_answers_or_lets_pass() {
     example.signal("INT");
     assert!(example.wait().success());
 }
+
+#[tokio::test]
+async fn the_recipes_do_what_they_say() {
+    let connect = zk::chroot("examples-recipes").await;
+    let run = |name: &'static str, arguments: &[&str]| {
+        let mut all = vec![connect.as_str()];
+        all.extend(arguments);
+        Example::start(name, &all)
+    };
+    let ends = |mut example: Example| assert!(example.wait().success());
+
+    let mut first = run("election", &["one"]);
+    let fence = |example: &Example, id: &str| {
+        let begin = format!("{id} leads with fence ");
+        example.out.find("fence", |line| line.strip_prefix(&begin)?.parse::<u64>().ok())
+    };
+    let before = fence(&first, "one");
+    let second = run("election", &["two"]);
+    first.signal("TERM");
+    assert!(first.wait().success());
+    first.says("one resigned");
+    assert!(fence(&second, "two") > before);
+    second.signal("TERM");
+    ends(second);
+
+    let locks = [run("lock", &[]), run("lock", &[]), run("lock", &[])];
+    for lock in locks {
+        lock.says("released");
+        ends(lock);
+    }
+
+    let client = zk::client(&connect).await;
+    client.create("/examples/barrier", b"", &zk::OPEN).await.unwrap();
+    let held = run("barriers", &["pass"]);
+    held.says("waiting");
+    client.delete("/examples/barrier", None).await.unwrap();
+    held.says("passed");
+    ends(held);
+    let together = [run("barriers", &["together", "2"]), run("barriers", &["together", "2"])];
+    for member in together {
+        member.says("all of us are out");
+        ends(member);
+    }
+
+    let put = run("queue", &["put", "a", "b"]);
+    put.says("2 wait");
+    ends(put);
+    let work = run("queue", &["work"]);
+    work.says("nothing left");
+    assert_eq!(work.out.all(), ["working on a", "working on b", "nothing left"]);
+    ends(work);
+
+    for number in 1..=2 {
+        let counter = run("counter", &[]);
+        counter.says(&format!("I am number {number}"));
+        ends(counter);
+    }
+}

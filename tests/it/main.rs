@@ -18,6 +18,7 @@ mod directory;
 mod discovery;
 mod documentation;
 mod documentation_formats;
+mod elect;
 mod ensemble;
 mod events;
 mod examples;

@@ -1,5 +1,6 @@
 //! Leader election.
 
+use std::pin::{Pin, pin};
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
@@ -75,12 +76,24 @@ impl Election {
     /// Stands for election until elected, with a session of its own; one that is lost is replaced.
     ///
     /// Waits as long as it takes, whether the ensemble can be reached or not: put a `timeout` around it where that is
-    /// not meant. Fails only where trying again cannot help. Dropped, the place in line is given up.
+    /// not meant. Fails only where trying again cannot help. Dropped, the place in line is given up in the background.
     pub async fn campaign(&self) -> Result<Leadership, RecipeError> {
+        match self.campaign_until(std::future::pending()).await? {
+            Some(leadership) => Ok(leadership),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The same, until told to stop. `None` where that was first: the place in line is given up by then.
+    pub async fn campaign_until(
+        &self,
+        stop: impl Future<Output = ()>,
+    ) -> Result<Option<Leadership>, RecipeError> {
         check(&self.path)?;
+        let mut stop = pin!(stop);
         let mut told = false;
         loop {
-            match self.stand().await {
+            match self.stand(stop.as_mut()).await {
                 Ok(leadership) => return Ok(leadership),
                 Err(error) if error.is_passing() => {
                     if !std::mem::replace(&mut told, true) {
@@ -89,21 +102,41 @@ impl Election {
                 }
                 Err(error) => return Err(error),
             }
-            sleep(AGAIN.mul_f64(0.75 + 0.5 * fastrand::f64())).await;
+            tokio::select! {
+                () = sleep(AGAIN.mul_f64(0.75 + 0.5 * fastrand::f64())) => {}
+                () = stop.as_mut() => return Ok(None),
+            }
         }
     }
 
-    async fn stand(&self) -> Result<Leadership, RecipeError> {
-        let session = Session::connect(&self.connect, KNOCK).await?;
-        // A connection that stays away for half a session is not waited for: the crate's own reconnects get ever rarer.
-        let half = session.timeout() / 2;
-        let session = session.with_patience(half);
-        let until = session.soon();
-        let place = Place::take(&session, &self.path, self.naming.clone(), &self.id, until).await?;
+    async fn stand(
+        &self,
+        mut stop: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<Option<Leadership>, RecipeError> {
+        let place = async {
+            let session = Session::connect(&self.connect, KNOCK).await?;
+            // A connection that stays away for half a session is not waited for: the crate's own reconnects get ever
+            // rarer.
+            let half = session.timeout() / 2;
+            let session = session.with_patience(half);
+            let until = session.soon();
+            Place::take(&session, &self.path, self.naming.clone(), &self.id, until).await
+        };
+        let place = tokio::select! {
+            place = place => place?,
+            () = stop.as_mut() => return Ok(None),
+        };
         tracing::debug!(node = place.path(), "standing for election");
-        let proven = place.turn(None).await?;
-        let proof = Proof::new(&session, place.path(), place.czxid(), proven);
-        Ok(Leadership { proof, place })
+        let proven = tokio::select! {
+            proven = place.turn(None) => Some(proven?),
+            () = stop => None,
+        };
+        let Some(proven) = proven else {
+            place.leave().await?;
+            return Ok(None);
+        };
+        let proof = Proof::new(place.session(), place.path(), place.czxid(), proven);
+        Ok(Some(Leadership { proof, place }))
     }
 }
 
