@@ -52,6 +52,9 @@ pub enum Command {
     /// Run a command on one machine at a time
     #[command(after_help = super::elect::HELP)]
     Elect(super::elect::ElectArgs),
+    /// Keep the primaries of a replicated store's groups
+    #[command(after_help = super::primaries::HELP)]
+    Primaries(super::primaries::PrimariesArgs),
     /// Show what the registries hold now, and why each unusable node is one
     #[command(after_help = SERVICES_HELP)]
     Services(ServicesArgs),

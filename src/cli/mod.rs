@@ -7,6 +7,7 @@ mod demo;
 pub mod elect;
 mod explain;
 mod lint;
+pub mod primaries;
 mod register;
 mod replay;
 mod run;
@@ -32,6 +33,7 @@ pub fn main() -> ExitCode {
         Command::Replay(args) => replay::run(&args),
         Command::Completions(args) => Ok(completions::run(&args)),
         Command::Elect(args) => elect::run(args),
+        Command::Primaries(args) => primaries::run(&args),
         Command::Elected(args) => Ok(elect::become_command(&args)),
         Command::SampleInstance(args) => sample::run(args),
     };

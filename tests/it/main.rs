@@ -29,6 +29,7 @@ mod grpc;
 mod handover;
 mod lifecycle;
 mod observability;
+mod primaries;
 mod recipes;
 mod registrars;
 mod reload_listeners;

@@ -140,6 +140,25 @@ async fn a_leader_cut_off_is_in_doubt_before_anybody_else_can_lead() {
 }
 
 #[tokio::test]
+async fn a_deposed_leader_cannot_overwrite_what_a_newer_one_wrote() {
+    let connect = zk::chroot("election-fenced").await;
+    let client = zk::client(&connect).await;
+    let old = soon("a leader", Election::new(options(&connect), "/leader").campaign()).await.unwrap();
+    assert!(old.write("/decision", b"old", None).await.unwrap());
+    assert!(!old.write("/decision", b"old", None).await.unwrap(), "it is there");
+    assert!(!old.write("/decision", b"old", Some(7)).await.unwrap(), "another version");
+    let node = old.node().strip_prefix("/election-fenced").unwrap().to_owned();
+    client.delete(&node, None).await.unwrap();
+    let new = soon("a leader", Election::new(options(&connect), "/leader").campaign()).await.unwrap();
+    assert!(new.fence() > old.fence());
+    let late = old.write("/decision", b"late", Some(0)).await.unwrap_err();
+    assert!(matches!(late, RecipeError::Gone { .. }), "{late}");
+    assert_eq!(client.get_data("/decision").await.unwrap().0, b"old");
+    assert!(new.write("/decision", b"new", Some(0)).await.unwrap());
+    assert_eq!(client.get_data("/decision").await.unwrap().0, b"new");
+}
+
+#[tokio::test]
 async fn a_leader_whose_node_is_deleted_by_hand_is_in_doubt() {
     let connect = zk::chroot("election-deleted").await;
     let client = zk::client(&connect).await;

@@ -4,11 +4,12 @@ use std::pin::{Pin, pin};
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
+use zookeeper_client::{Error, MultiWriteError};
 
 use super::RecipeError;
 use super::place::{Naming, Place};
 use super::proof::{Doubt, Proof};
-use super::session::{Session, check};
+use super::session::{PERSISTENT, Session, Told, check, refused, timed_out};
 use crate::registry::zookeeper::session::ConnectOptions;
 
 /// A candidate waits this long before it stands again after a failure.
@@ -173,6 +174,38 @@ impl Leadership {
     /// [`Leadership::ours_until`], unless this process itself did not run. Cancel-safe.
     pub async fn doubted(&self) -> Doubt {
         self.proof.doubted().await
+    }
+
+    /// Writes a node in one transaction with a check that this leader's place still exists: a leader that was deposed
+    /// while its write was on its way changes nothing, and gets [`RecipeError::Gone`].
+    ///
+    /// `version` is the one that was read; without it the node is created. False where somebody else has written
+    /// meanwhile, or where an answer was lost: the node is to be read again.
+    pub async fn write(&self, path: &str, data: &[u8], version: Option<i32>) -> Result<bool, RecipeError> {
+        check(path)?;
+        let session = self.session();
+        let (node, path, until) = (self.node(), session.path(path), session.soon());
+        let request = || async {
+            let mut both = session.client().new_multi_writer();
+            both.add_check_version(&node, -1)?;
+            match version {
+                Some(version) => both.add_set_data(&path, data, Some(version))?,
+                None => both.add_create(&path, data, &PERSISTENT)?,
+            }
+            match both.commit().await {
+                Ok(_) => Ok(None),
+                Err(MultiWriteError::OperationFailed { index, source }) => Ok(Some((index, source))),
+                Err(MultiWriteError::RequestFailed { source }) => Err(source),
+            }
+        };
+        match session.ask_once(&path, until, request).await? {
+            Told::Answer(Ok(None)) => Ok(true),
+            Told::Answer(Ok(Some((0, Error::NoNode)))) => Err(RecipeError::Gone { path: node }),
+            Told::Answer(Ok(Some((_, Error::BadVersion | Error::NodeExists | Error::NoNode)))) => Ok(false),
+            Told::Answer(Ok(Some((_, error))) | Err(error)) => Err(refused(&path, &error)),
+            Told::InDoubt(reason) if Instant::now() >= until => Err(timed_out(&path, &reason)),
+            Told::InDoubt(_) => Ok(false),
+        }
     }
 
     /// Gives it up; when this returns `Ok` the next in line may lead.

@@ -8,6 +8,7 @@
 //! | begin together, and end together | [`DoubleBarrier`] |
 //! | hand out work | [`Queue`] |
 //! | hand out numbers | [`Counter`] |
+//! | keep the primaries of a replicated store | [`Primaries`] |
 //!
 //! The repository's `examples/` hold a program for each.
 //!
@@ -33,6 +34,7 @@ mod election;
 mod error;
 mod lock;
 mod place;
+mod primaries;
 mod proof;
 mod queue;
 mod session;
@@ -42,6 +44,7 @@ pub use self::counter::Counter;
 pub use self::election::{Election, Leadership};
 pub use self::error::RecipeError;
 pub use self::lock::{Lock, LockGuard};
+pub use self::primaries::{Primaries, Step};
 pub use self::proof::Doubt;
 pub use self::queue::{Queue, Taken};
 pub use self::session::Session;
