@@ -153,6 +153,7 @@ fn routes(n: usize) -> Vec<RoutePlan> {
             services: vec![WeightedService { service: ServiceRef::Named(name("orders")), weight: 1 }],
             timeout: None,
             rewrite: None,
+            barrier: None,
         }
     };
     (0..n).map(route).collect()

@@ -105,6 +105,7 @@ fn table(policy: &str) -> TableReader {
         services: vec![WeightedService { service: ServiceRef::Named(name("orders")), weight: 1 }],
         timeout: None,
         rewrite: None,
+        barrier: None,
     };
     let (mut writer, reader) = TableWriter::new(1);
     writer.configure(TableConfig {

@@ -241,7 +241,7 @@ pub struct ReplayArgs {
     #[arg(value_name = "LOG")]
     pub log: PathBuf,
     /// The moment, in UTC: 2026-11-22T23:59:00Z [default: the log's end]
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    #[arg(long, value_name = "TIME", value_parser = parse_moment)]
     pub at: Option<std::time::SystemTime>,
     /// Only this service
     #[arg(long, value_name = "NAME")]
@@ -300,7 +300,7 @@ pub(super) fn parse_id(text: &str) -> Result<String, String> {
     Err("accepted: 1 to 256 bytes without slash or control characters".to_owned())
 }
 
-fn parse_time(text: &str) -> Result<std::time::SystemTime, String> {
+fn parse_moment(text: &str) -> Result<std::time::SystemTime, String> {
     crate::telemetry::parse_rfc3339(text).ok_or_else(|| {
         "accepted: a time in UTC such as 2026-11-22T23:59:00Z, or with a fraction of a second".to_owned()
     })

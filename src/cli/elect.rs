@@ -12,7 +12,7 @@ use tokio::time::timeout_at;
 use super::args::{parse_id, parse_path, parse_time};
 use super::run::{Signals, start_log};
 use crate::config::plan::{LogLevel, LogPlan};
-use crate::recipes::{ConnectOptions, Election, Leadership};
+use crate::registry::zookeeper::recipes::{ConnectOptions, Election, Leadership};
 
 /// The command is dead this long before its time is over: what is left for the kernel to end it.
 const MARGIN: Duration = Duration::from_millis(500);

@@ -9,7 +9,7 @@ use super::args::{parse_id, parse_path};
 use super::elect::{own_id, parse_session};
 use super::run::{Signals, start_log};
 use crate::config::plan::{LogLevel, LogPlan};
-use crate::recipes::{ConnectOptions, Primaries, Step};
+use crate::registry::zookeeper::recipes::{ConnectOptions, Primaries, Step};
 
 pub(super) const HELP: &str = "\
 Every child of ROOT is a group; its children with numbers for names are live members, and its

@@ -27,6 +27,10 @@ pub(super) fn gateway(file: &Table<'_>) -> GatewayPlan {
         event_log: table.get("event_log").and_then(|n| place(&n, "a file")),
         handover: table.get("handover").and_then(|n| place(&n, "the path of a Unix socket")),
         event_log_size: table.or("event_log_size", default.event_log_size, |n| n.size(1 << 16..=1 << 40)),
+        // Read when the registries are known.
+        drain_lock: None,
+        drain_lock_timeout: table
+            .or("drain_lock_timeout", default.drain_lock_timeout, |n| n.duration(Duration::ZERO..=DAY)),
     }
 }
 

@@ -19,6 +19,7 @@ mod listeners;
 mod names;
 mod nearest;
 mod network;
+mod nodes;
 mod pattern;
 pub mod plan;
 mod reader;
@@ -98,6 +99,10 @@ fn read(root: &reader::Node<'_>) -> Option<Plan> {
     plan.registries = registries::registries(&file, &mut known);
     plan.services = services::services(&file, &mut known);
     plan.catalogs = services::catalogs(&file, &mut known);
+    let services = plan.services.iter().map(|s| (s.name.to_string(), s.registry.clone()));
+    let catalogs = plan.catalogs.iter().map(|c| (c.name.to_string(), c.registry.clone()));
+    known.homes = services.chain(catalogs).collect();
+    plan.gateway.drain_lock = nodes::drain_lock(&file, &plan.registries, &known);
     plan.listeners = listeners::listeners(&file, &known, plan.admin.listen);
     plan.routes = routes::routes(&file, &known);
     Some(plan)

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::plan::{PathMatch, Segment, ServiceRef};
 use super::reader::Node;
-use crate::model::{Protocol, ServiceName};
+use crate::model::{Protocol, RegistryName, ServiceName};
 
 /// Names with their protocols: `None` where the file says something that is no protocol.
 type Names = BTreeMap<String, Option<Protocol>>;
@@ -51,6 +51,8 @@ impl Captures<'_> {
 #[derive(Debug, Default)]
 pub(super) struct Known {
     pub(super) registries: Vec<String>,
+    /// Where sound services and catalogs are registered.
+    pub(super) homes: BTreeMap<String, RegistryName>,
     services: Names,
     catalogs: Names,
 }

@@ -52,6 +52,10 @@ pub struct GatewayPlan {
     pub event_log_size: u64,
     /// The Unix socket at which a successor asks for the listening sockets; `None`: no handover.
     pub handover: Option<PathBuf>,
+    /// The lock under which one gateway of a fleet drains at a time.
+    pub drain_lock: Option<NodePlan>,
+    /// How long that lock is waited for.
+    pub drain_lock_timeout: Duration,
 }
 
 impl Default for GatewayPlan {
@@ -64,6 +68,8 @@ impl Default for GatewayPlan {
             event_log: None,
             event_log_size: 64 << 20,
             handover: None,
+            drain_lock: None,
+            drain_lock_timeout: Duration::from_secs(60),
         }
     }
 }
@@ -308,11 +314,31 @@ pub struct RoutePlan {
     pub timeout: Option<Duration>,
     /// What the path becomes on its way; `None`: it stays.
     pub rewrite: Option<Rewrite>,
+    /// What holds its requests back.
+    pub barrier: Option<BarrierPlan>,
 }
 
 impl RoutePlan {
     /// The `timeout` of a route that names none.
     pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
+}
+
+/// One node of a registry.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodePlan {
+    /// Which registry.
+    pub registry: RegistryName,
+    /// Its path there, below the chroot.
+    pub path: String,
+}
+
+/// `barrier` and `barrier_wait`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BarrierPlan {
+    /// While this node exists, requests are held back.
+    pub node: NodePlan,
+    /// For this long at the most; `None`: for the route's timeout.
+    pub wait: Option<Duration>,
 }
 
 /// A host pattern, lower-case, without port.

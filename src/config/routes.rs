@@ -8,7 +8,8 @@ use http::{HeaderName, HeaderValue, Method};
 
 use super::gateway::DAY;
 use super::names::{Captures, Known};
-use super::plan::{PathMatch, Rewrite, RoutePlan, WeightedService};
+use super::nodes;
+use super::plan::{BarrierPlan, PathMatch, Rewrite, RoutePlan, WeightedService};
 use super::reader::{Node, Table};
 use super::schema;
 
@@ -66,6 +67,7 @@ fn route(table: &Table<'_>, known: &Known) -> Option<RoutePlan> {
         Some(rewrite)
     });
     let services = services(table, known, path.as_ref().map_or(Captures::Unknown, Captures::Of));
+    let barrier = barrier(table, known, services.as_deref());
     Some(RoutePlan {
         name: "".into(),
         host: match host {
@@ -82,7 +84,27 @@ fn route(table: &Table<'_>, known: &Known) -> Option<RoutePlan> {
             Some(rewrite) => Some(rewrite?),
             None => None,
         },
+        barrier,
     })
+}
+
+fn barrier(table: &Table<'_>, known: &Known, services: Option<&[WeightedService]>) -> Option<BarrierPlan> {
+    let wait = table.get("barrier_wait").map(|node| {
+        if table.get("barrier").is_none() {
+            node.fail(
+                "there is no barrier here to wait at; accepted: barrier = \"/maintenance/orders\" beside it",
+            );
+        }
+        node.duration(Duration::ZERO..=DAY)
+    });
+    let node = table.get("barrier")?;
+    // A fault of the services has been told; then it is not known where the node is.
+    let likely = nodes::homes(services?, known);
+    if likely.is_empty() && !node.is_table() {
+        return None;
+    }
+    let node = nodes::named(&node, &schema::BARRIER, known, &likely)?;
+    Some(BarrierPlan { node, wait: wait.flatten() })
 }
 
 fn parsed<T: std::str::FromStr<Err = super::pattern::InvalidPattern>>(text: &str) -> Result<T, String> {

@@ -68,6 +68,8 @@ pub(super) static GATEWAY: Section = Section {
         key("event_log", "file path", Words("none")),
         key("event_log_size", "size", Value("\"64MiB\"")),
         key("handover", "file path", Words("none")),
+        key("drain_lock", "node", Words("none")),
+        key("drain_lock_timeout", "duration", Value("\"60s\"")),
     ],
 };
 
@@ -175,6 +177,8 @@ pub(super) static ROUTE: Section = Section {
         key("services", "list of tables", Words("this or `service`")),
         key("timeout", "duration", Value("\"60s\"")),
         key("rewrite", "path", Words("the path as it came")),
+        key("barrier", "node", Words("none")),
+        key("barrier_wait", "duration", Words("the timeout")),
     ],
 };
 
@@ -184,10 +188,32 @@ pub(super) static WEIGHTED: Section = Section {
     keys: &[key("name", "service name", Required), key("weight", "integer", Value("1"))],
 };
 
+const NODE_KEYS: &[Key] =
+    &[key("registry", "name", Words("the one that can be meant")), key("path", "registry path", Required)];
+
+pub(super) static DRAIN_LOCK: Section =
+    Section { path: &["gateway", "drain_lock"], heading: "drain_lock = { … }", keys: NODE_KEYS };
+
+pub(super) static BARRIER: Section =
+    Section { path: &["routes", "*", "barrier"], heading: "barrier = { … }", keys: NODE_KEYS };
+
 /// Every section, in the order of the reference.
-pub static SECTIONS: [&Section; 13] = [
-    &ROOT, &GATEWAY, &LOG, &ADMIN, &LIMITS, &REGISTRY, &AUTH, &SERVICE, &CATALOG, &BALANCE, &LISTENER,
-    &ROUTE, &WEIGHTED,
+pub static SECTIONS: [&Section; 15] = [
+    &ROOT,
+    &GATEWAY,
+    &LOG,
+    &ADMIN,
+    &LIMITS,
+    &REGISTRY,
+    &AUTH,
+    &SERVICE,
+    &CATALOG,
+    &BALANCE,
+    &LISTENER,
+    &ROUTE,
+    &WEIGHTED,
+    &DRAIN_LOCK,
+    &BARRIER,
 ];
 
 impl Section {

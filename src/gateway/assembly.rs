@@ -11,6 +11,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::handover::{self, Door, Handed, Inherited, Successor};
 use super::journal::{Journal, JournalFile, Place};
+use super::barriers::Barriers;
+use super::drain_lock;
 use super::live::TableSource;
 use super::pump::{self, Pump};
 use super::snapshots::Snapshots;
@@ -145,6 +147,7 @@ impl Gateway {
             own: vec![admin_address],
             snapshots: Snapshots::default(),
             journal: Journal::new(events.clone(), event_log.clone()),
+            barriers: Barriers::default(),
         };
         let (pump_orders, pump_thread) = start_pump(pump)?;
         configure(&pump_orders, &plan).await;
@@ -394,7 +397,10 @@ impl Running {
         let gateway = &self.plan.gateway;
         let (delay, limit) = (gateway.drain_delay, gateway.drain_timeout);
         tracing::info!(?delay, timeout = ?limit, "draining");
+        let mut lock = None;
         let orderly = async {
+            // The listeners accept meanwhile: nobody is turned away for having to wait.
+            lock = drain_lock::take(&self.plan).await;
             tokio::time::sleep(delay).await;
             for worker in &self.workers {
                 let (done, closed) = oneshot::channel();
@@ -415,6 +421,8 @@ impl Running {
             () = hurry => tracing::warn!("told to stop at once"),
         }
         self.stop();
+        // Only now may the next gateway drain.
+        drain_lock::release(lock).await;
     }
 
     fn stop(&mut self) {

@@ -4,6 +4,8 @@ mod accept;
 mod assembly;
 mod handover;
 mod journal;
+mod barriers;
+mod drain_lock;
 mod live;
 mod pump;
 mod registries;

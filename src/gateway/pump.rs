@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 use super::journal::Journal;
+use super::barriers::Barriers;
 use super::registries::{Registries, RegistryChange};
 use super::snapshots::{Restored, Snapshots};
 use super::status::RegistryStatus;
@@ -47,6 +48,8 @@ pub(super) struct Pump {
     pub(super) own: Vec<SocketAddr>,
     pub(super) snapshots: Snapshots,
     pub(super) journal: Journal,
+    /// Nodes that hold routes back.
+    pub(super) barriers: Barriers,
 }
 
 impl Pump {
@@ -88,6 +91,7 @@ impl Pump {
         let mut config = TableConfig::new(plan, &self.own);
         config.balancers.clone_from(&self.balancers);
         let before = self.writer.reader().load();
+        self.writer.gates(self.barriers.configure(plan));
         for (service, membership) in self.writer.configure(config) {
             if let Some(upstream) = before.upstream(service.as_str()) {
                 let registry = &upstream.spec().registry;

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use crate::config::plan::{Plan, RegistryKind, RegistryPlan};
+use crate::config::plan::{Credential, Plan, RegistryKind, RegistryPlan};
 use crate::model::{DenyList, RegistryName, ServiceName};
 use crate::registry::directory::Directory;
 use crate::registry::zookeeper::{ConnectOptions, ZooKeeper};
@@ -166,6 +167,21 @@ pub(super) fn bases_of(plan: &Plan, registry: &RegistryPlan, own: &[std::net::So
     services.chain(catalogs).collect()
 }
 
+/// How to reach an ensemble; none for other kinds of registry.
+pub(super) fn connect_options(kind: &RegistryKind) -> Option<ConnectOptions> {
+    match kind {
+        RegistryKind::ZooKeeper { connect, session_timeout, auth } => {
+            Some(ensemble(connect, *session_timeout, auth))
+        }
+        RegistryKind::Directory { .. } => None,
+    }
+}
+
+fn ensemble(connect: &str, session_timeout: Duration, auth: &[Credential]) -> ConnectOptions {
+    let auth = auth.iter().map(|c| (c.scheme.clone(), c.secret.clone().into_bytes())).collect();
+    ConnectOptions { connect: connect.to_owned(), session_timeout, auth }
+}
+
 /// A registry's discovery, whichever kind it is.
 pub(crate) enum AnyDiscovery {
     /// An ensemble.
@@ -179,10 +195,7 @@ impl AnyDiscovery {
     pub(crate) fn start(kind: &RegistryKind, bases: Vec<Base>) -> Self {
         match kind {
             RegistryKind::ZooKeeper { connect, session_timeout, auth } => {
-                let auth = auth.iter().map(|c| (c.scheme.clone(), c.secret.clone().into_bytes())).collect();
-                let options =
-                    ConnectOptions { connect: connect.clone(), session_timeout: *session_timeout, auth };
-                Self::ZooKeeper(ZooKeeper::start(options, bases))
+                Self::ZooKeeper(ZooKeeper::start(ensemble(connect, *session_timeout, auth), bases))
             }
             RegistryKind::Directory { path } => Self::Directory(Directory::start(path.clone(), bases)),
         }

@@ -50,6 +50,9 @@ pub enum ProxyError {
     /// A cap is reached.
     #[error("the gateway is at its limit")]
     Overloaded,
+    /// The route's barrier stands, and did not go in time; or it holds back as many requests as it may.
+    #[error("the route is held back by its barrier")]
+    HeldBack,
     /// A rate limit is reached (filters use it).
     #[error("too many requests")]
     RateLimited,
@@ -89,7 +92,7 @@ impl ProxyError {
             Self::UpstreamReset(_) => "upstream_reset",
             Self::UpstreamProtocol(_) => "upstream_protocol",
             Self::UpstreamTimeout => "upstream_timeout",
-            Self::Overloaded => "overloaded",
+            Self::Overloaded | Self::HeldBack => "overloaded",
             Self::RateLimited => "rate_limited",
             Self::RequestTimeout => "request_timeout",
             Self::BodyTooLarge => "body_too_large",
@@ -105,7 +108,7 @@ impl ProxyError {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::NoRoute => StatusCode::NOT_FOUND,
-            Self::NoInstances | Self::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoInstances | Self::Overloaded | Self::HeldBack => StatusCode::SERVICE_UNAVAILABLE,
             Self::ConnectFailed(_) | Self::UpstreamReset(_) | Self::UpstreamProtocol(_) => {
                 StatusCode::BAD_GATEWAY
             }
@@ -134,6 +137,7 @@ impl ProxyError {
             | Self::UpstreamReset(_)
             | Self::UpstreamProtocol(_)
             | Self::Overloaded
+            | Self::HeldBack
             | Self::RequestTimeout
             | Self::UriTooLong
             | Self::HeadersTooLarge
@@ -158,7 +162,7 @@ impl ProxyError {
             | Self::UpstreamReset(_)
             | Self::UpstreamProtocol(_)
             | Self::UpstreamTimeout => Blame::Upstream,
-            Self::Overloaded | Self::Internal => Blame::Gateway,
+            Self::Overloaded | Self::HeldBack | Self::Internal => Blame::Gateway,
         }
     }
 
@@ -178,6 +182,7 @@ impl ProxyError {
             | Self::UpstreamProtocol(_)
             | Self::UpstreamTimeout
             | Self::Overloaded
+            | Self::HeldBack
             | Self::RateLimited
             | Self::Loop
             | Self::Internal => false,

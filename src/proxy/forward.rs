@@ -17,9 +17,9 @@ use super::body::{Body, BoxError, UploadError};
 use super::call::Call;
 use super::error::ProxyError;
 use super::headers::{self, Hop};
-use super::{grpc, probe, upgrade};
+use super::{grpc, hold, probe, upgrade};
 use crate::model::{Protocol, ServiceName};
-use crate::table::{Endpoint, Lease, NoService, PickRequest, RouteInput, Upstream, affinity};
+use crate::table::{Endpoint, Gate, Lease, NoService, PickRequest, RouteInput, Upstream, affinity};
 use crate::telemetry::Outcome;
 use crate::transport::{ConnectError, Outgoing, SendError, UpstreamBody};
 
@@ -36,6 +36,8 @@ struct Routed {
     protocol: Protocol,
     timeout: Option<Duration>,
     key: Option<Vec<u8>>,
+    /// The route's barrier, where it stands.
+    gate: Option<(Arc<Gate>, Option<Duration>)>,
 }
 
 /// Forwards a request and returns the answer's head with its streaming body.
@@ -52,6 +54,10 @@ pub(super) async fn forward(call: &mut Call, request: Request<Body>) -> Result<R
     };
     let deadline = if upgrade.is_some() { None } else { deadline(call, &parts, routed.timeout) };
     let client = Rc::clone(&call.client);
+    if let Some(at) = routed.gate.take() {
+        // Boxed: few requests wait, and all would carry the room for it.
+        Box::pin(held_back(call, &parts, routed.timeout, at)).await?;
+    }
     let hop = Hop {
         via: &client.context.via,
         peer: &client.peer,
@@ -116,6 +122,7 @@ fn route(call: &mut Call, parts: &mut Parts) -> Result<Routed, ProxyError> {
             protocol: upstream.protocol(),
             timeout: matched.route.timeout,
             key: key.flatten(),
+            gate: matched.route.gate.as_ref().filter(|(gate, _)| gate.is_closed()).cloned(),
         };
         if let Some(target) = rewritten {
             let target = PathAndQuery::from_maybe_shared(target.into_bytes());
@@ -134,6 +141,21 @@ fn deadline(call: &Call, parts: &Parts, route: Option<Duration>) -> Option<Insta
         (a, b) => a.or(b),
     };
     limit.and_then(|limit| call.started.checked_add(limit))
+}
+
+/// Waits until the route's barrier is gone, for its own time or the route's.
+async fn held_back(
+    call: &Call,
+    parts: &Parts,
+    timeout: Option<Duration>,
+    (gate, wait): (Arc<Gate>, Option<Duration>),
+) -> Result<(), ProxyError> {
+    let own = wait.and_then(|wait| call.started.checked_add(wait));
+    let at = match (own, deadline(call, parts, timeout)) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    };
+    hold::hold(&call.client.context, &gate, at).await
 }
 
 /// Takes the request to one instance after the other, until one has it.

@@ -20,6 +20,7 @@ mod forward;
 mod frames;
 mod grpc;
 mod headers;
+mod hold;
 mod io;
 mod listener;
 mod probe;

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::config::plan::{HostMatch, RoutePlan, Segment};
+use crate::config::plan::{HostMatch, NodePlan, RoutePlan, Segment};
 
+use super::gate::Gate;
 use super::request::{RouteInput, decode_segment};
 use super::route::{Route, next_segment, remainder};
 
@@ -30,8 +31,19 @@ struct Node {
 }
 
 impl Matcher {
+    #[cfg(test)]
     pub(super) fn new(plans: Vec<RoutePlan>) -> Self {
-        let mut routes: Vec<Arc<Route>> = plans.into_iter().map(|plan| Arc::new(Route::from(plan))).collect();
+        Self::gated(plans, &HashMap::new())
+    }
+
+    /// The routes of these plans, each with the gate of its barrier.
+    pub(super) fn gated(plans: Vec<RoutePlan>, gates: &HashMap<NodePlan, Arc<Gate>>) -> Self {
+        let route = |plan: RoutePlan| {
+            let barrier = plan.barrier.as_ref();
+            let gate = barrier.and_then(|b| Some((Arc::clone(gates.get(&b.node)?), b.wait)));
+            Arc::new(Route { gate, ..Route::from(plan) })
+        };
+        let mut routes: Vec<Arc<Route>> = plans.into_iter().map(route).collect();
         // Stable: what ranks the same stays in file order.
         routes.sort_by_cached_key(|route| route.rank());
         let mut matcher = Self { routes, ..Self::default() };

@@ -10,6 +10,7 @@ use http::{HeaderName, HeaderValue, Method};
 
 use crate::config::plan::{HostMatch, PathMatch, Rewrite, RoutePlan, Segment, WeightedService};
 
+use super::gate::Gate;
 use super::request::{RouteInput, decode_segment};
 
 /// A route, checked and ready.
@@ -33,6 +34,8 @@ pub struct Route {
     pub timeout: Option<Duration>,
     /// What becomes of the path.
     pub rewrite: Option<Rewrite>,
+    /// What holds its requests back, and for how long at the most.
+    pub gate: Option<(Arc<Gate>, Option<Duration>)>,
     /// Sum of the services' weights.
     pub(super) total_weight: u64,
 }
@@ -82,13 +85,25 @@ impl Captures {
 
 impl From<RoutePlan> for Route {
     fn from(plan: RoutePlan) -> Self {
-        let RoutePlan { name, host, mut path, methods, headers, query, services, timeout, rewrite } = plan;
+        let RoutePlan {
+            name,
+            host,
+            mut path,
+            methods,
+            headers,
+            query,
+            services,
+            timeout,
+            rewrite,
+            barrier: _,
+        } = plan;
         // `/` has no segments, however it was split.
         if matches!(&path.segments[..], [Segment::Literal(only)] if only.is_empty()) {
             path.segments.clear();
         }
         let total_weight = services.iter().map(|s| u64::from(s.weight)).sum();
-        Self { name, host, path, methods, headers, query, services, timeout, rewrite, total_weight }
+        let gate = None;
+        Self { name, host, path, methods, headers, query, services, timeout, rewrite, gate, total_weight }
     }
 }
 

@@ -34,6 +34,7 @@ pub(super) fn route(pattern: &str) -> RoutePlan {
         services: vec![WeightedService { service: ServiceRef::Named(name("orders")), weight: 1 }],
         timeout: None,
         rewrite: None,
+        barrier: None,
     }
 }
 

@@ -94,6 +94,21 @@ pub struct RouteView {
     pub timeout: Option<f64>,
     /// As configured.
     pub rewrite: Option<String>,
+    /// What holds its requests back, if it has a barrier.
+    pub barrier: Option<BarrierView>,
+}
+
+/// A route's barrier.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BarrierView {
+    /// Where its node is.
+    pub registry: String,
+    /// Its node.
+    pub path: String,
+    /// Whether it stands, as far as is known.
+    pub closed: bool,
+    /// Requests that it holds now.
+    pub held: usize,
 }
 
 /// A service of a route.
@@ -194,6 +209,12 @@ impl Route {
             rewrite: self.rewrite.as_ref().map(|rewrite| match rewrite {
                 Rewrite::Prefix(prefix) => format!("{prefix}/*"),
                 Rewrite::Exact(path) => path.to_string(),
+            }),
+            barrier: self.gate.as_ref().map(|(gate, _)| BarrierView {
+                registry: gate.node().registry.to_string(),
+                path: gate.node().path.clone(),
+                closed: gate.is_closed(),
+                held: gate.held(),
             }),
         }
     }

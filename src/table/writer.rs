@@ -1,13 +1,15 @@
 //! The one writer: takes in configuration and discovery, publishes generations.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::balance::BalancerFactory;
+use crate::config::plan::NodePlan;
 use crate::model::{Instance, Membership, ServiceName, ServiceSnapshot, Trust};
 
 use super::config::{ServiceSpec, Settings, Specs, TableConfig};
+use super::gate::Gate;
 use super::matcher::Matcher;
 use super::members::Maker;
 use super::routing_table::{BaseState, RoutingTable};
@@ -29,6 +31,7 @@ pub struct TableWriter {
     specs: Specs,
     settings: Arc<Settings>,
     matcher: Arc<Matcher>,
+    gates: HashMap<NodePlan, Arc<Gate>>,
     bases: ShardedMap<BaseState>,
     /// Whether they differ from what is published.
     bases_changed: bool,
@@ -89,6 +92,7 @@ impl TableWriter {
             specs: Specs::default(),
             settings,
             matcher,
+            gates: HashMap::new(),
             bases,
             bases_changed: false,
             pending: BTreeMap::new(),
@@ -104,6 +108,11 @@ impl TableWriter {
         self.publisher.reader()
     }
 
+    /// The gates of the barriers that the next configuration's routes have.
+    pub fn gates(&mut self, gates: HashMap<NodePlan, Arc<Gate>>) {
+        self.gates = gates;
+    }
+
     /// Takes a whole configuration. Returns the services that it does away with, or starts anew in
     /// another place, each with the members that it had.
     ///
@@ -116,7 +125,7 @@ impl TableWriter {
         self.bases_changed = true;
         let old = std::mem::replace(&mut self.specs, specs);
         self.settings = Arc::new(settings);
-        self.matcher = Arc::new(Matcher::new(routes));
+        self.matcher = Arc::new(Matcher::gated(routes, &self.gates));
         let mut names: BTreeSet<ServiceName> = self.specs.services.keys().cloned().collect();
         names.extend(self.published.upstreams.iter().map(|(name, _)| name.clone()));
         names.extend(self.pending.keys().cloned());

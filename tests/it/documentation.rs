@@ -86,6 +86,7 @@ fn every_error_code_is_documented_with_its_statuses() {
         E::UpstreamProtocol(String::new()),
         E::UpstreamTimeout,
         E::Overloaded,
+        E::HeldBack,
         E::RateLimited,
         E::RequestTimeout,
         E::BodyTooLarge,
@@ -104,7 +105,12 @@ fn every_error_code_is_documented_with_its_statuses() {
             | E::ConnectFailed(_)
             | E::UpstreamReset(_)
             | E::UpstreamProtocol(_) => {}
-            E::UpstreamTimeout | E::Overloaded | E::RateLimited | E::RequestTimeout | E::BodyTooLarge => {}
+            E::UpstreamTimeout
+            | E::Overloaded
+            | E::HeldBack
+            | E::RateLimited
+            | E::RequestTimeout
+            | E::BodyTooLarge => {}
             E::UriTooLong
             | E::HeadersTooLarge
             | E::BadRequest(_)

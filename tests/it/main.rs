@@ -12,6 +12,7 @@
 mod support;
 
 mod balancing;
+mod barriers;
 mod commands;
 mod demo;
 mod directory;

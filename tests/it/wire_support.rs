@@ -92,6 +92,7 @@ impl Worker {
             services: vec![WeightedService { service: ServiceRef::Named(orders()), weight: 1 }],
             timeout: setup.timeout,
             rewrite: None,
+            barrier: None,
         };
         let service = ServicePlan {
             name: orders(),

@@ -9,6 +9,7 @@
 //! listing, then the difference.
 
 mod drive;
+mod exists;
 mod facts;
 mod list;
 pub mod mirror;
@@ -27,6 +28,7 @@ use std::task::{Context, Poll, Waker};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
+pub use self::exists::{Existence, Watching};
 pub use self::mirror::Counters;
 pub use self::register::{Holding, RegisterError, RegisterOptions, Registration};
 pub use self::session::ConnectOptions;
