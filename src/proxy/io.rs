@@ -157,6 +157,19 @@ impl Io {
         matches!(self.mode, Mode::Head) && self.stash.is_empty() && self.state.expects_nothing()
     }
 
+    /// Whether what is written now is the last, and the close may follow at once. One look more at what has
+    /// come: a client that promised to send nothing, and did, has its answer all the same, and is lingered for.
+    fn writes_last(&self) -> bool {
+        if !self.may_close_at_once() || !self.state.owes_nothing() {
+            return false;
+        }
+        let surprised = self.stream.as_ref().is_some_and(Socket::has_unread);
+        if surprised {
+            self.state.last_request.set(false);
+        }
+        !surprised
+    }
+
     fn stream(&mut self) -> Pin<&mut Socket> {
         Pin::new(self.stream.as_mut().expect("taken only by drop"))
     }
@@ -384,7 +397,7 @@ impl AsyncRead for Io {
 
 impl AsyncWrite for Io {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = if self.may_close_at_once() && self.state.owes_nothing() {
+        let written = if self.writes_last() {
             self.stream().poll_write_last(cx, &[io::IoSlice::new(buf)])
         } else {
             self.stream().poll_write(cx, buf)
@@ -410,7 +423,7 @@ impl AsyncWrite for Io {
             }
             return self.poll_write(cx, &gathered[..at]);
         }
-        let written = if self.may_close_at_once() && self.state.owes_nothing() {
+        let written = if self.writes_last() {
             self.stream().poll_write_last(cx, bufs)
         } else {
             self.stream().poll_write_vectored(cx, bufs)

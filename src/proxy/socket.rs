@@ -105,6 +105,16 @@ impl Socket {
         read
     }
 
+    /// Whether bytes have come that nobody read: a close now would be a reset, and take what was sent along.
+    pub(super) fn has_unread(&self) -> bool {
+        let descriptor = match &self.0 {
+            Kind::Fresh(stream, _) => stream.as_fd(),
+            Kind::Polled(stream) => stream.as_fd(),
+            Kind::Lost => return false,
+        };
+        matches!(recv(descriptor, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT), Ok((_, 1..)))
+    }
+
     /// Writes the last bytes of a connection that is closed right after them: they wait for the close, and go
     /// out in one packet with its FIN.
     pub(super) fn poll_write_last(

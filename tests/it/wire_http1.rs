@@ -419,3 +419,24 @@ fn requests_arrive_whole_and_in_order_however_they_are_cut() {
         }
     }
 }
+
+#[test]
+fn a_client_that_sends_on_after_its_last_request_still_gets_the_answer() {
+    // The instance answers when the rest is in: bytes that the gateway has no reason to read.
+    let (sent, wait) = std::sync::mpsc::channel();
+    let wait = std::sync::Mutex::new(wait);
+    let instance = Recorder::start(move |_| {
+        wait.lock().unwrap().recv().unwrap();
+        ok("ok")
+    });
+    let worker = Worker::start(Setup::default(), &[instance.address]);
+    for round in 1..=20 {
+        let mut wire = worker.connect();
+        wire.send("POST /o/ HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 1\r\n\r\nx");
+        await_that("the request", || (instance.seen().len() == round).then_some(()));
+        wire.send("\r\n");
+        sent.send(()).unwrap();
+        assert_eq!(wire.read_message().unwrap().text(), "ok");
+        assert_eq!(wire.read_all(), "");
+    }
+}
