@@ -13,7 +13,6 @@ use std::convert::Infallible;
 use std::env::args;
 use std::error::Error;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,9 +26,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use zoogate::model::{FormatName, Instance};
-use zoogate::registry::directory::{DirectoryRegistration, register_in_directory};
-use zoogate::registry::format::encode;
-use zoogate::registry::zookeeper::{ConnectOptions, RegisterOptions, Registration};
+use zoogate::registration::{Announcement, ConnectOptions, Parents, Place, Registrar, RegistrarOptions};
 
 /// Where it registers: what a gateway calls the service's `path`.
 const PATH: &str = "/services/orders";
@@ -38,37 +35,21 @@ const LAST_CALL: Duration = Duration::from_millis(500);
 /// Requests that run have this long to end.
 const DRAIN: Duration = Duration::from_secs(10);
 
-/// A registration lasts as long as it is held.
-enum Held {
-    ZooKeeper(Registration),
-    Directory(DirectoryRegistration),
-}
-
-impl Held {
-    async fn register(kind: &str, place: &str, address: SocketAddr) -> Result<Self, Box<dyn Error>> {
-        let name = format!("instance-{}", address.port());
-        // The payload may be as simple as `address.to_string()`; JSON has room for more.
-        let mut instance = Instance::new(name.as_str().into(), address.into());
-        instance.metadata.insert("process".into(), std::process::id().to_string().into());
-        let data = encode(FormatName::Json, "orders", &instance).ok_or("JSON can be written")?;
-        Ok(match kind {
-            "--zookeeper" => {
-                // An ephemeral node: ZooKeeper removes it if we die. A lost session is replaced by itself.
-                let options = RegisterOptions::new(ConnectOptions::new(place), PATH, name, data);
-                Self::ZooKeeper(Registration::start(options).await?)
-            }
-            "--directory" => Self::Directory(register_in_directory(Path::new(place), PATH, &name, &data)?),
-            _ => return Err(USAGE.into()),
-        })
-    }
-
-    async fn release(self) -> Result<(), Box<dyn Error>> {
-        match self {
-            Self::ZooKeeper(registration) => registration.release().await?,
-            Self::Directory(registration) => registration.release()?,
-        }
-        Ok(())
-    }
+/// Registers, and returns when the node is there. It lasts as long as the registrar: a lost session is replaced by itself,
+/// and if we die, ZooKeeper removes the node.
+async fn register(kind: &str, place: &str, address: SocketAddr) -> Result<Registrar, Box<dyn Error>> {
+    let place = match kind {
+        "--zookeeper" => Place::ZooKeeper(ConnectOptions::new(place), Parents::Persistent),
+        "--directory" => Place::Directory(place.into()),
+        _ => return Err(USAGE.into()),
+    };
+    let name = format!("instance-{}", address.port());
+    let mut instance = Instance::new(name.as_str().into(), address.into());
+    instance.metadata.insert("process".into(), std::process::id().to_string().into());
+    let announcement = Announcement::new(FormatName::Json, PATH, &instance, false)?;
+    let mut registrar = Registrar::start(RegistrarOptions::new(place, announcement));
+    registrar.registered().await?;
+    Ok(registrar)
 }
 
 const USAGE: &str = "usage: instance (--zookeeper CONNECT | --directory DIR)";
@@ -84,7 +65,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let address = listener.local_addr()?;
     let (leaving, left) = watch::channel(false);
     let mut connections = JoinSet::new();
-    let held = Held::register(&kind, &place, address).await?;
+    let held = register(&kind, &place, address).await?;
     println!("{address} is registered in {PATH}");
 
     let stop = async {
@@ -109,7 +90,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         println!("closing what is left");
     }
     println!("stopped");
-    released
+    Ok(released?)
 }
 
 async fn accept(

@@ -39,7 +39,8 @@
 //! | start a gateway, look into it, reload and drain it | [`Gateway`], [`Running`] |
 //! | put code of your own around every request | [`Filters`]: each is a `tower::Layer` |
 //! | choose instances by a rule of your own | [`balance::BalancerFactory`], [`Gateway::balancer`] |
-//! | register an instance, or watch a registry without a gateway | [`registry`] |
+//! | register an instance, and keep it registered while it is well | [`registration`] |
+//! | watch a registry without a gateway | [`registry`] |
 //! | elect a leader, hold a lock, wait at a barrier, share a queue or a counter | [`recipes`] |
 //! | see what the gateway knows, or ask it where a request goes | [`table`], [`Running::table`] |
 //!
@@ -59,6 +60,7 @@ pub mod balance;
 pub mod config;
 pub mod gateway;
 pub mod model;
+pub mod registration;
 pub mod registry;
 pub mod table;
 

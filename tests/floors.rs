@@ -16,6 +16,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("table", 3),
     ("proxy", 4),
     ("admin", 4),
+    ("registration", 4),
     ("gateway", 5),
     ("cli", 6),
 ];

@@ -10,6 +10,7 @@ use http::{HeaderName, HeaderValue, Method};
 
 use crate::config::{check_registry_path, parse_duration};
 use crate::model::{Address, FormatName};
+use crate::registration::{Check, Parents};
 
 /// A gateway in front of services that announce themselves in Apache ZooKeeper.
 #[derive(Debug, Parser)]
@@ -36,6 +37,7 @@ pub struct Cli {
 
 /// One command.
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one in a process")]
 pub enum Command {
     /// Serve until SIGTERM or SIGINT, then drain and exit 0
     #[command(after_help = RUN_HELP)]
@@ -73,6 +75,9 @@ pub enum Command {
     /// One of the demo's instances
     #[command(hide = true)]
     SampleInstance(SampleInstanceArgs),
+    /// Become a command that ends with its parent
+    #[command(hide = true)]
+    Exec(ExecArgs),
 }
 
 const RUN_HELP: &str = "\
@@ -106,10 +111,19 @@ session expires. A DIRECTORY registration is a file: SIGTERM and SIGINT remove i
 outlives a registrar that is killed (SIGKILL, power); whoever runs the registrar must then
 remove the file.
 
+With a check the node is there only while the check passes; with a COMMAND, which is started
+first then, from the moment it is well. On SIGTERM and SIGINT the node is deleted, --linger
+passes, and only then the command gets the signal; the exit status is the command's.
+
+--on-lost runs before the ensemble can have given the node to anyone else. Hooks see
+ZOOGATE_EVENT (registered, lost), ZOOGATE_NODE, ZOOGATE_PATH and ZOOGATE_ADDRESS.
+
 Examples:
   zoogate register --zookeeper zk1:2181,zk2:2181 --path /services/orders --address 10.0.0.7:8080
   zoogate register --zookeeper zk1:2181/prod --path /services/orders --address 10.0.0.7:8080 \\
-      --format json --weight 2 -- ./orders --port 8080
+      --format json --weight 2 --check http://127.0.0.1:8080/healthz -- ./orders --port 8080
+  zoogate register --zookeeper zk1:2181 --path /services/orders --address 10.0.0.7:8080 \\
+      --check 'cmd: ./well.sh' --on-lost './step-down.sh' -- ./orders
   zoogate register --directory ./services --path /services/orders --address 127.0.0.1:8080";
 
 const SERVICES_HELP: &str = "\
@@ -198,6 +212,42 @@ pub struct RegisterArgs {
     /// Its share of the traffic, where the format can say so
     #[arg(long, value_name = "N", value_parser = parse_weight)]
     pub weight: Option<f64>,
+    /// Let the registry number the node; serverset and nerve always do
+    #[arg(long)]
+    pub sequential: bool,
+    /// What missing parents are made as: persistent, container, or ttl=DURATION
+    #[arg(long, value_name = "KIND", default_value = "persistent", value_parser = parse_parents)]
+    pub parents: Parents,
+    /// How long the ensemble waits for a silent registrar; it may grant another time
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_session)]
+    pub session_timeout: Duration,
+    /// Register only while this passes: http://HOST:PORT/PATH, tcp, grpc, or 'cmd: COMMAND'
+    #[arg(long, value_name = "CHECK", group = "gate")]
+    pub check: Option<Check>,
+    /// Register only while this command exits with 0
+    #[arg(long, value_name = "COMMAND", group = "gate")]
+    pub check_command: Option<std::ffi::OsString>,
+    /// The pause between two checks [default: 1s]
+    #[arg(long, value_name = "DURATION", requires = "gate", value_parser = parse_wait)]
+    pub check_interval: Option<Duration>,
+    /// A check that takes longer has failed [default: 1s]
+    #[arg(long, value_name = "DURATION", requires = "gate", value_parser = parse_wait)]
+    pub check_timeout: Option<Duration>,
+    /// Checks in a row that must pass before the node is made [default: 2]
+    #[arg(long, value_name = "N", requires = "gate", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub rise: Option<u32>,
+    /// Checks in a row that must fail before it is taken back [default: 3]
+    #[arg(long, value_name = "N", requires = "gate", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub fall: Option<u32>,
+    /// How long clients have to notice that the node is gone, before COMMAND gets its signal
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = parse_time_or_none)]
+    pub linger: Duration,
+    /// Run this when the node is made, and when it is made again
+    #[arg(long, value_name = "COMMAND")]
+    pub on_registered: Option<std::ffi::OsString>,
+    /// Run this when the node must be taken for lost, once a loss
+    #[arg(long, value_name = "COMMAND")]
+    pub on_lost: Option<std::ffi::OsString>,
     /// A command to run; the registration lives as long as it does
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<std::ffi::OsString>,
@@ -275,12 +325,22 @@ pub struct SampleInstanceArgs {
     pub path: String,
 }
 
+/// `exec`.
+#[derive(Debug, Args)]
+pub struct ExecArgs {
+    /// The parent's process id
+    pub parent: i32,
+    /// The command
+    #[arg(last = true, required = true)]
+    pub command: Vec<std::ffi::OsString>,
+}
+
 pub(super) fn parse_path(text: &str) -> Result<String, String> {
     check_registry_path(text)?;
     if text == "/" { Err("the root is no service".to_owned()) } else { Ok(text.to_owned()) }
 }
 
-/// The formats as clap's possible values: the help and the completions list them.
+/// The formats that can be written, as clap's possible values: the help and the completions list them.
 fn formats() -> impl TypedValueParser<Value = FormatName> {
     let names = FormatName::WRITABLE.iter().map(|format| format.as_str());
     PossibleValuesParser::new(names).try_map(|name| name.parse::<FormatName>())
@@ -309,6 +369,31 @@ fn parse_moment(text: &str) -> Result<std::time::SystemTime, String> {
 fn parse_weight(text: &str) -> Result<f64, String> {
     let weight = text.parse::<f64>().ok().filter(|weight| weight.is_finite() && *weight >= 0.0);
     weight.ok_or_else(|| "accepted: a number of at least 0".to_owned())
+}
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+fn parse_wait(text: &str) -> Result<Duration, String> {
+    parse_time(text, Duration::from_millis(1), DAY)
+}
+
+fn parse_time_or_none(text: &str) -> Result<Duration, String> {
+    parse_time(text, Duration::ZERO, DAY)
+}
+
+fn parse_session(text: &str) -> Result<Duration, String> {
+    parse_time(text, Duration::from_secs(1), Duration::from_secs(300))
+}
+
+fn parse_parents(text: &str) -> Result<Parents, String> {
+    match text {
+        "persistent" => Ok(Parents::Persistent),
+        "container" => Ok(Parents::Container),
+        _ => match text.strip_prefix("ttl=").map(parse_wait) {
+            Some(ttl) => ttl.map(Parents::Ttl),
+            None => Err("accepted: persistent, container, or ttl=DURATION such as ttl=10m".to_owned()),
+        },
+    }
 }
 
 fn parse_method(text: &str) -> Result<Method, String> {
@@ -394,6 +479,12 @@ mod tests {
             "zoogate register --zookeeper z --path /a --address a:1 --format auto",
             "zoogate register --zookeeper z --path /a --address a:1 --weight -1",
             "zoogate register --zookeeper z --path /a --address a:1 --id a/b",
+            "zoogate register --zookeeper z --path /a --address a:1 --parents ttl",
+            "zoogate register --zookeeper z --path /a --address a:1 --check ftp://a:1",
+            "zoogate register --zookeeper z --path /a --address a:1 --check tcp --check-command true",
+            "zoogate register --zookeeper z --path /a --address a:1 --rise 2",
+            "zoogate register --zookeeper z --path /a --address a:1 --check tcp --fall 0",
+            "zoogate register --zookeeper z --path /a --address a:1 --linger 5",
             "zoogate explain --config f GET",
             "zoogate explain --config f GET http://h/ -H x",
             "zoogate completions tcsh",

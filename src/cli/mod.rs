@@ -2,10 +2,12 @@
 
 pub mod args;
 pub mod check;
+mod child;
 mod completions;
 mod demo;
 pub mod elect;
 mod explain;
+mod hooks;
 mod lint;
 pub mod primaries;
 mod register;
@@ -36,6 +38,7 @@ pub fn main() -> ExitCode {
         Command::Primaries(args) => primaries::run(&args),
         Command::Elected(args) => Ok(elect::become_command(&args)),
         Command::SampleInstance(args) => sample::run(args),
+        Command::Exec(args) => child::exec(&args),
     };
     done.unwrap_or_else(|error| {
         eprintln!("zoogate: {error:#}");

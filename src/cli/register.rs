@@ -2,87 +2,38 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::{Context, bail};
-use rustix::process::{Pid, Signal, kill_process};
-use tokio::process::Command;
+use rustix::process::Signal;
 
 use super::args::RegisterArgs;
-use super::run::{Signals, start_log};
+use super::child::{Child, Signals};
+use super::hooks::Hooks;
+use super::run::start_log;
 use crate::config::plan::{LogLevel, LogPlan};
-use crate::model::{FormatName, Instance};
-use crate::registry::directory::{DirectoryRegistration, register_in_directory};
-use crate::registry::format::encode;
-use crate::registry::zookeeper::{ConnectOptions, RegisterOptions, Registration};
+use crate::model::Instance;
+use crate::registration::{
+    Announcement, Check, ConnectOptions, GateOptions, Parents, Place, Registrar, RegistrarOptions,
+};
 
-/// The first registration must succeed within this.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Where something is registered.
-#[derive(Debug, Clone)]
-pub(super) enum RegistrationTarget {
-    /// An ensemble's connect string.
-    ZooKeeper(String),
-    /// A directory registry's root.
-    Directory(PathBuf),
-}
-
-impl RegistrationTarget {
-    /// From two flags of which the command line has exactly one.
-    pub(super) fn new(zookeeper: Option<String>, directory: Option<PathBuf>) -> anyhow::Result<Self> {
-        match (zookeeper, directory) {
-            (Some(connect), None) => Ok(Self::ZooKeeper(connect)),
-            (None, Some(root)) => Ok(Self::Directory(root)),
-            _ => bail!("exactly one of --zookeeper and --directory is needed"),
-        }
+/// Where something is registered, from two flags of which the command line has exactly one.
+pub(super) fn place(
+    zookeeper: Option<String>,
+    directory: Option<PathBuf>,
+    parents: Parents,
+) -> anyhow::Result<Place> {
+    match (zookeeper, directory) {
+        (Some(connect), None) => Ok(Place::ZooKeeper(ConnectOptions::new(connect), parents)),
+        (None, Some(root)) => Ok(Place::Directory(root)),
+        _ => bail!("exactly one of --zookeeper and --directory is needed"),
     }
 }
 
-/// A registration that is held.
-#[derive(Debug)]
-pub(super) enum Held {
-    ZooKeeper(Registration),
-    Directory(DirectoryRegistration),
-}
-
-impl Held {
-    /// Registers; the parents are created. Fails after ten seconds without an ensemble.
-    pub(super) async fn start(
-        target: &RegistrationTarget,
-        path: &str,
-        node: &str,
-        data: Vec<u8>,
-    ) -> anyhow::Result<Self> {
-        match target {
-            RegistrationTarget::Directory(root) => Ok(Self::Directory(
-                register_in_directory(root, path, node, &data)
-                    .with_context(|| format!("cannot register {path}/{node} under {}", root.display()))?,
-            )),
-            RegistrationTarget::ZooKeeper(connect) => {
-                let connect = ConnectOptions::new(connect);
-                let options =
-                    RegisterOptions { give_up: PATIENCE, ..RegisterOptions::new(connect, path, node, data) };
-                Ok(Self::ZooKeeper(Registration::start(options).await?))
-            }
-        }
-    }
-
-    /// Takes the registration back; returns when it is gone or nobody can tell.
-    async fn withdraw(self) -> anyhow::Result<()> {
-        match self {
-            Self::ZooKeeper(registration) => registration.release().await?,
-            Self::Directory(registration) => registration.release()?,
-        }
-        Ok(())
-    }
-
-    /// Takes the registration back, and tells in the log how that went: whoever asks for it goes on either way.
-    pub(super) async fn release(self) {
-        match self.withdraw().await {
-            Ok(()) => tracing::info!("registration deleted"),
-            Err(error) => tracing::warn!("{error:#}"),
-        }
+/// Takes a registration back, and tells in the log how that went: whoever asks for it goes on either way.
+pub(super) async fn release(registrar: Registrar) {
+    match registrar.release().await {
+        Ok(()) => tracing::info!("registration deleted"),
+        Err(error) => tracing::warn!("{error}"),
     }
 }
 
@@ -93,49 +44,103 @@ pub(super) fn run(args: RegisterArgs) -> anyhow::Result<ExitCode> {
 }
 
 async fn register(args: RegisterArgs) -> anyhow::Result<ExitCode> {
-    let target = RegistrationTarget::new(args.zookeeper, args.directory)?;
     let mut signals = Signals::new()?;
-    let address = args.address.to_string();
-    let node = match args.format {
-        // There the node's name is the address, whatever else it is called.
-        FormatName::NameAddr => address.clone(),
-        _ => args.id.clone().unwrap_or_else(|| address.clone()),
+    let options = options(&args)?;
+    let gated = options.gate.is_some();
+    let path = options.announcement.path.clone();
+    let mut registrar = Registrar::start(options);
+    let hooks = Hooks {
+        on_registered: args.on_registered,
+        on_lost: args.on_lost,
+        address: args.address.to_string(),
+        path,
     };
-    let mut instance = Instance::new(node.as_str().into(), args.address);
-    instance.weight = args.weight.unwrap_or_else(|| args.format.default_weight());
-    let service = args.path.rsplit('/').next().unwrap_or_default();
-    let data = encode(args.format, service, &instance).context("this format is only read, not written")?;
-    let held = tokio::select! {
-        held = Held::start(&target, &args.path, &node, data) => held?,
-        () = signals.stop() => return Ok(ExitCode::SUCCESS),
-    };
-    tracing::info!(path = args.path, node, address, "registered");
+    tokio::spawn(hooks.run(registrar.states(), registrar.nodes()));
 
-    let Some((program, arguments)) = args.command.split_first() else {
-        signals.stop().await;
-        held.release().await;
+    if !gated {
+        tokio::select! {
+            registered = registrar.registered() => registered?,
+            _ = signals.stop(None) => {
+                release(registrar).await;
+                return Ok(ExitCode::SUCCESS);
+            }
+        }
+    }
+    if args.command.is_empty() {
+        tokio::select! {
+            error = registrar.failed() => return Err(error.into()),
+            _ = signals.stop(None) => {}
+        }
+        release(registrar).await;
         return Ok(ExitCode::SUCCESS);
-    };
-    let mut child = match Command::new(program).args(arguments).kill_on_drop(true).spawn() {
+    }
+
+    let mut child = match Child::spawn(&args.command) {
         Ok(child) => child,
         Err(error) => {
-            held.release().await;
-            bail!("cannot start {}: {error}", program.display());
+            release(registrar).await;
+            return Err(error).with_context(|| format!("cannot start {}", args.command[0].display()));
         }
     };
-    let ended = tokio::select! {
-        status = child.wait() => Some(status?),
-        () = signals.stop() => None,
+    let mailbox = child.mailbox();
+    let told = tokio::select! {
+        status = child.wait() => {
+            release(registrar).await;
+            return Ok(super::exit_code_of(status?));
+        }
+        error = registrar.failed() => {
+            tracing::error!(%error, "ending the command");
+            end(&mut child, &mut signals, Signal::TERM).await?;
+            return Err(error.into());
+        }
+        told = signals.stop(Some(mailbox)) => told,
     };
     // Clients must stop coming before the instance stops answering.
-    held.release().await;
-    if let Some(status) = ended {
-        return Ok(super::exit_code_of(status));
+    release(registrar).await;
+    tokio::select! {
+        () = tokio::time::sleep(args.linger) => {}
+        // Whoever asks twice is in a hurry.
+        _ = signals.stop(Some(mailbox)) => {}
+        status = child.wait() => return Ok(super::exit_code_of(status?)),
     }
-    if let Some(process) = child.id().and_then(|id| Pid::from_raw(id.cast_signed()))
-        && let Err(error) = kill_process(process, Signal::TERM)
-    {
-        tracing::warn!(%error, "cannot pass SIGTERM on");
+    end(&mut child, &mut signals, told).await
+}
+
+/// Passes a signal on, and every one that follows, until the command ends.
+async fn end(child: &mut Child, signals: &mut Signals, signal: Signal) -> anyhow::Result<ExitCode> {
+    let mailbox = child.mailbox();
+    mailbox.signal(signal);
+    loop {
+        tokio::select! {
+            status = child.wait() => return Ok(super::exit_code_of(status?)),
+            signal = signals.next() => mailbox.signal(signal),
+        }
     }
-    Ok(super::exit_code_of(child.wait().await?))
+}
+
+fn options(args: &RegisterArgs) -> anyhow::Result<RegistrarOptions> {
+    let mut place = place(args.zookeeper.clone(), args.directory.clone(), args.parents)?;
+    if let Place::ZooKeeper(connect, _) = &mut place {
+        connect.session_timeout = args.session_timeout;
+    }
+    let id = args.id.clone().unwrap_or_else(|| args.address.to_string());
+    let mut instance = Instance::new(id.as_str().into(), args.address.clone());
+    instance.weight = args.weight.unwrap_or_else(|| args.format.default_weight());
+    // Where members are numbers, who names none gets one.
+    let sequential = args.sequential || (args.format.as_str() == "numbered" && args.id.is_none());
+    let announcement = Announcement::new(args.format, &args.path, &instance, sequential)?;
+    let mut options = RegistrarOptions::new(place, announcement);
+    let command = args.check_command.as_ref().map(|command| Check::Command(command.clone()));
+    options.gate = args.check.clone().or(command).map(|check| {
+        let default = GateOptions::new(check);
+        GateOptions {
+            address: Some(args.address.clone()),
+            interval: args.check_interval.unwrap_or(default.interval),
+            timeout: args.check_timeout.unwrap_or(default.timeout),
+            rise: args.rise.unwrap_or(default.rise),
+            fall: args.fall.unwrap_or(default.fall),
+            ..default
+        }
+    });
+    Ok(options)
 }

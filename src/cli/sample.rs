@@ -7,17 +7,22 @@ use http::StatusCode;
 use tokio::net::TcpListener;
 
 use super::args::SampleInstanceArgs;
-use super::register::{Held, RegistrationTarget};
+use super::register::{place, release};
 use crate::admin::http::{answer, serve};
+use crate::model::{FormatName, Instance};
+use crate::registration::{Announcement, Parents, Registrar, RegistrarOptions};
 
 /// Serves until standard input ends, which it does when the demo does, however that ends.
 pub(super) fn run(args: SampleInstanceArgs) -> anyhow::Result<ExitCode> {
-    let target = RegistrationTarget::new(args.zookeeper, args.directory)?;
+    let place = place(args.zookeeper, args.directory, Parents::Persistent)?;
     let name = args.name;
     super::runtime()?.block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
-        let held = Held::start(&target, &args.path, &name, address.to_string().into_bytes()).await?;
+        let instance = Instance::new(name.as_str().into(), address.into());
+        let announcement = Announcement::new(FormatName::Plain, &args.path, &instance, false)?;
+        let mut registrar = Registrar::start(RegistrarOptions::new(place, announcement));
+        registrar.registered().await?;
         let mut out = std::io::stdout();
         writeln!(out, "{address}")?;
         out.flush()?;
@@ -36,7 +41,7 @@ pub(super) fn run(args: SampleInstanceArgs) -> anyhow::Result<ExitCode> {
             never = served => match never {},
             _ = parent_gone => {}
         }
-        held.release().await;
+        release(registrar).await;
         Ok(ExitCode::SUCCESS)
     })
 }

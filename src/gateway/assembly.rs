@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::handover::{self, Door, Handed, Inherited, Successor};
-use super::journal::{Journal, JournalFile, Place};
 use super::barriers::Barriers;
 use super::drain_lock;
+use super::handover::{self, Door, Handed, Inherited, Successor};
+use super::journal::{Journal, JournalFile, Place};
 use super::live::TableSource;
 use super::pump::{self, Pump};
 use super::snapshots::Snapshots;

@@ -2,10 +2,10 @@
 
 mod accept;
 mod assembly;
-mod handover;
-mod journal;
 mod barriers;
 mod drain_lock;
+mod handover;
+mod journal;
 mod live;
 mod pump;
 mod registries;

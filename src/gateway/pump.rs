@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::journal::Journal;
 use super::barriers::Barriers;
+use super::journal::Journal;
 use super::registries::{Registries, RegistryChange};
 use super::snapshots::{Restored, Snapshots};
 use super::status::RegistryStatus;

@@ -10,6 +10,7 @@
 
 mod body;
 mod buffers;
+pub mod check;
 mod client;
 pub mod codec;
 mod connect;

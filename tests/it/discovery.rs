@@ -122,7 +122,7 @@ fn a_session_closed_from_outside_is_replaced_and_nothing_is_lost() {
 }
 
 /// Ends a session as anyone can who knows its id: the password follows from it.
-fn close_session(server: &str, session: i64) {
+pub fn close_session(server: &str, session: i64) {
     // What the server does: 16 bytes of java.util.Random, seeded with the id and a constant of its source.
     let mut state = (session ^ 0xB341_5C00 ^ 0x5_DEEC_E66D) & ((1 << 48) - 1);
     let mut password = Vec::new();

@@ -33,6 +33,7 @@ mod observability;
 mod primaries;
 mod recipes;
 mod registrars;
+mod registration;
 mod reload_listeners;
 mod simulation;
 mod snapshot_on_disk;

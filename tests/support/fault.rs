@@ -21,14 +21,25 @@ pub enum Fault {
     BlackHole,
     /// Everything passes but the server's notifications (frames with xid -1).
     NoEvents,
+    /// Requests pass; in place of an answer the connection is cut.
+    NoAnswers,
 }
 
 /// The relay. Ends, with its connections, when dropped.
 pub struct FaultProxy {
     address: SocketAddr,
     fault: watch::Sender<Fault>,
-    losses: Arc<AtomicUsize>,
+    /// What is lost, and still to be lost.
+    losses: Losses,
     accepting: tokio::task::JoinHandle<()>,
+}
+
+#[derive(Clone)]
+struct Losses {
+    /// Answers to writes that are still to be lost.
+    left: Arc<AtomicUsize>,
+    /// Connections refused by [`Fault::Cut`], and answers lost to [`Fault::NoAnswers`].
+    lost: watch::Sender<usize>,
 }
 
 impl FaultProxy {
@@ -38,13 +49,13 @@ impl FaultProxy {
         let address = listener.local_addr().expect("a bound socket has an address");
         let (fault, faults) = watch::channel(Fault::None);
         let target: Arc<str> = target.into();
-        let losses = Arc::new(AtomicUsize::new(0));
-        let left = Arc::clone(&losses);
+        let losses = Losses { left: Arc::default(), lost: watch::Sender::new(0) };
+        let shared = losses.clone();
         let accepting = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
                 while connections.try_join_next().is_some() {}
-                connections.spawn(relay(client, Arc::clone(&target), faults.clone(), Arc::clone(&left)));
+                connections.spawn(relay(client, Arc::clone(&target), faults.clone(), shared.clone()));
             }
         });
         Self { address, fault, losses, accepting }
@@ -57,17 +68,25 @@ impl FaultProxy {
 
     /// Loses the answers to so many of the writes to come: each reaches the server, then its connection is cut.
     pub fn lose_answers(&self, count: usize) {
-        self.losses.store(count, Ordering::SeqCst);
+        self.losses.left.store(count, Ordering::SeqCst);
     }
 
     /// Answers that are still to be lost.
     pub fn answers_to_lose(&self) -> usize {
-        self.losses.load(Ordering::SeqCst)
+        self.losses.left.load(Ordering::SeqCst)
     }
 
     /// Changes what it does, at once.
     pub fn set(&self, fault: Fault) {
         self.fault.send_replace(fault);
+    }
+
+    /// Waits until so many connections were refused or answers lost since the start.
+    pub async fn lost(&self, count: usize) {
+        let mut losses = self.losses.lost.subscribe();
+        let waiting = losses.wait_for(|losses| *losses >= count);
+        let waited = tokio::time::timeout(std::time::Duration::from_secs(60), waiting).await;
+        assert!(waited.is_ok(), "fewer than {count} losses");
     }
 }
 
@@ -77,14 +96,10 @@ impl Drop for FaultProxy {
     }
 }
 
-async fn relay(
-    client: TcpStream,
-    target: Arc<str>,
-    mut faults: watch::Receiver<Fault>,
-    losses: Arc<AtomicUsize>,
-) {
+async fn relay(client: TcpStream, target: Arc<str>, mut faults: watch::Receiver<Fault>, losses: Losses) {
     let fault = *faults.borrow_and_update();
     if fault == Fault::Cut {
+        losses.lost.send_modify(|lost| *lost += 1);
         return;
     }
     if fault == Fault::BlackHole {
@@ -123,7 +138,7 @@ async fn pass(
     mut to: OwnedWriteHalf,
     faults: watch::Receiver<Fault>,
     from_server: bool,
-    losses: &AtomicUsize,
+    losses: &Losses,
     losing: &AtomicBool,
 ) {
     let mut handshake = true;
@@ -138,12 +153,19 @@ async fn pass(
             return;
         }
         let fault = *faults.borrow();
+        // Answers to requests have the requests' numbers; those of handshakes and pings are none above 0.
+        let answer = from_server && frame[4] < 0x80 && frame[4..8] != [0; 4];
+        if answer && fault == Fault::NoAnswers {
+            losses.lost.send_modify(|lost| *lost += 1);
+            return;
+        }
         let notification = from_server && frame[4..].starts_with(&(-1i32).to_be_bytes());
         let swallowed = fault == Fault::BlackHole
             || (fault == Fault::NoEvents && notification)
             || (from_server && losing.load(Ordering::SeqCst));
         if !from_server && !std::mem::replace(&mut handshake, false) && is_write(&frame) {
-            let one = losses.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+            let one =
+                losses.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
             if one.is_ok() {
                 losing.store(true, Ordering::SeqCst);
                 let _ = to.write_all(&frame).await;

@@ -22,7 +22,8 @@ pub const EPHEMERAL: CreateOptions<'static> = CreateMode::Ephemeral.with_acls(Ac
 const CLASS_PATH: &str = "/usr/share/java/zookeeper.jar:/usr/share/java/slf4j-simple.jar";
 const WRAPPER: &str = r##"trap '' INT TERM
 java -Xms64m -Xmx${ZK_HEAP:-256m} -XX:+UseSerialGC -Xshare:auto -Dzookeeper.forceSync=no \
-  -Dzookeeper.extendedTypesEnabled=true -Dorg.slf4j.simpleLogger.defaultLogLevel=warn \
+  -Dzookeeper.extendedTypesEnabled=${ZK_EXTENDED:-true} -Dznode.container.checkIntervalMs=500 \
+  -Dorg.slf4j.simpleLogger.defaultLogLevel=warn \
   -cp "$1" org.apache.zookeeper.server.quorum.QuorumPeerMain "$2" >>"$3" 2>&1 </dev/null &
 pid=$!
 echo $pid
@@ -37,6 +38,8 @@ pub struct Server {
     port: u16,
     /// Nobody drops it, so its directory goes with it.
     removes_itself: bool,
+    /// Whether it knows TTL nodes.
+    extended: bool,
     running: Option<Running>,
 }
 
@@ -79,7 +82,7 @@ impl Drop for Scratch {
 /// The server that tests share; each works below a chroot of its own (see [`chroot`]).
 pub fn shared() -> &'static Standalone {
     static SHARED: OnceLock<Standalone> = OnceLock::new();
-    SHARED.get_or_init(|| Standalone::start_below(&std::env::temp_dir(), true))
+    SHARED.get_or_init(|| Standalone::start_below(&std::env::temp_dir(), true, true))
 }
 
 /// Connect string of the shared server below a new directory of this name.
@@ -119,15 +122,23 @@ pub fn free_port() -> u16 {
 impl Standalone {
     pub fn start() -> Self {
         let dir = Scratch::new("zk");
-        let started = Self::start_below(&dir.0, false);
+        let started = Self::start_below(&dir.0, false, true);
         Self { _dir: Some(dir), ..started }
     }
 
-    fn start_below(dir: &Path, removes_itself: bool) -> Self {
+    /// One that knows no TTL nodes.
+    pub fn start_without_ttl() -> Self {
+        let dir = Scratch::new("zk");
+        let started = Self::start_below(&dir.0, false, false);
+        Self { _dir: Some(dir), ..started }
+    }
+
+    fn start_below(dir: &Path, removes_itself: bool, extended: bool) -> Self {
         for attempt in 1.. {
             let name = format!("zoogate-server-{}-{attempt}", std::process::id());
             let mut server = Server::new(&dir.join(name), free_port(), 1, "");
             server.removes_itself = removes_itself;
+            server.extended = extended;
             server.start();
             match server.wait_until_up(Duration::from_secs(30)) {
                 Ok(()) => return Self { server, _dir: None },
@@ -187,11 +198,11 @@ impl Server {
         let config = format!(
             "dataDir={}/data\nclientPort={port}\nclientPortAddress=127.0.0.1\ntickTime=500\n\
              minSessionTimeout=1000\nmaxSessionTimeout=60000\ninitLimit=20\nsyncLimit=10\nmaxClientCnxns=0\n\
-             admin.enableServer=false\n4lw.commands.whitelist=*\nextendedTypesEnabled=true\n{members}",
+             admin.enableServer=false\n4lw.commands.whitelist=*\n{members}",
             dir.display()
         );
         fs::write(dir.join("zoo.cfg"), config).expect("it can be written to");
-        Self { dir: dir.to_owned(), port, removes_itself: false, running: None }
+        Self { dir: dir.to_owned(), port, removes_itself: false, extended: true, running: None }
     }
 
     /// `127.0.0.1:port`.
@@ -210,6 +221,7 @@ impl Server {
             .args(["-c", WRAPPER, "sh", CLASS_PATH])
             .arg(self.dir.join("zoo.cfg"))
             .arg(self.dir.join("log"))
+            .env("ZK_EXTENDED", self.extended.to_string())
             .arg(if self.removes_itself { self.dir.as_os_str() } else { "".as_ref() })
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
