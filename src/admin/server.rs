@@ -12,6 +12,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
 use super::events::EventLog;
+use super::fleet::FleetView;
 use super::http::{Body, answer, serve};
 use super::page;
 use crate::config::plan::{ListenerKind, ListenerPlan};
@@ -74,6 +75,8 @@ pub struct Admin {
     pub events: EventLog,
     /// Where reloads are asked for.
     pub reload: mpsc::Sender<ReloadOrder>,
+    /// The gateways beside this one.
+    pub fleet: Arc<Mutex<FleetView>>,
 }
 
 impl Admin {
@@ -114,6 +117,7 @@ impl Admin {
                 json(&serde_json::json!({ "listeners": &*listeners }))
             }
             "/api/events" => self.follow(request),
+            "/api/gateways" => json(&*self.fleet.lock().unwrap_or_else(PoisonError::into_inner)),
             "/api/explain" => self.explain(request.uri().query().unwrap_or_default()),
             _ => match path.strip_prefix("/api/services/") {
                 Some(name) => self.service(name),

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use super::names::Known;
 use super::network::parse_listen;
-use super::plan::{AccessLog, AdminPlan, GatewayPlan, Limits, LogLevel, LogPlan};
+use super::plan::{AccessLog, AdminPlan, FleetPlan, GatewayPlan, Limits, LogLevel, LogPlan};
 use super::reader::{Node, Table};
 use super::schema::{self, Section};
+use super::services;
+use crate::model::RegistryName;
 
 /// Longer waits are slips.
 pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -16,7 +19,8 @@ fn section<'a>(file: &Table<'a>, key: &'static str, section: &'static Section) -
     file.get(key)?.table(section)
 }
 
-pub(super) fn gateway(file: &Table<'_>) -> GatewayPlan {
+/// After the registries: a gateway may register itself in one of them.
+pub(super) fn gateway(file: &Table<'_>, known: &Known) -> GatewayPlan {
     let default = GatewayPlan::default();
     let Some(table) = section(file, "gateway", &schema::GATEWAY) else { return default };
     GatewayPlan {
@@ -31,7 +35,24 @@ pub(super) fn gateway(file: &Table<'_>) -> GatewayPlan {
         drain_lock: None,
         drain_lock_timeout: table
             .or("drain_lock_timeout", default.drain_lock_timeout, |n| n.duration(Duration::ZERO..=DAY)),
+        id: table.or("id", default.id, |n| id(n).map(Some)),
+        register: table.or("register", default.register, |n| register(n, known).map(Some)),
     }
+}
+
+/// A node's name.
+fn id(node: &Node<'_>) -> Option<String> {
+    node.parse("a name", |text| match RegistryName::new(text) {
+        Ok(_) if !text.starts_with('.') => Ok(text.to_owned()),
+        _ => Err("is no name for a node; accepted: 1 to 256 bytes without slash, control characters or a dot in front".to_owned()),
+    })
+}
+
+fn register(node: &Node<'_>, known: &Known) -> Option<FleetPlan> {
+    let table = node.table(&schema::GATEWAY_REGISTER)?;
+    let registry = services::registry(&table, known);
+    let path = table.or("path", FleetPlan::DEFAULT_PATH.to_owned(), services::directory);
+    Some(FleetPlan { registry: registry?, path })
 }
 
 fn access_log(node: &Node<'_>) -> Option<AccessLog> {

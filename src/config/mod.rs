@@ -89,7 +89,6 @@ impl FromStr for Plan {
 fn read(root: &reader::Node<'_>) -> Option<Plan> {
     let file = root.table(&schema::ROOT)?;
     let mut plan = Plan {
-        gateway: gateway::gateway(&file),
         log: gateway::log(&file),
         admin: gateway::admin(&file),
         limits: gateway::limits(&file),
@@ -97,6 +96,7 @@ fn read(root: &reader::Node<'_>) -> Option<Plan> {
     };
     let mut known = names::Known::default();
     plan.registries = registries::registries(&file, &mut known);
+    plan.gateway = gateway::gateway(&file, &known);
     plan.services = services::services(&file, &mut known);
     plan.catalogs = services::catalogs(&file, &mut known);
     let services = plan.services.iter().map(|s| (s.name.to_string(), s.registry.clone()));

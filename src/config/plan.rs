@@ -56,6 +56,10 @@ pub struct GatewayPlan {
     pub drain_lock: Option<NodePlan>,
     /// How long that lock is waited for.
     pub drain_lock_timeout: Duration,
+    /// What the gateway calls itself; `None`: its host's name and process id.
+    pub id: Option<String>,
+    /// `[gateway.register]`: where it registers itself; `None`: nowhere.
+    pub register: Option<FleetPlan>,
 }
 
 impl Default for GatewayPlan {
@@ -70,8 +74,24 @@ impl Default for GatewayPlan {
             handover: None,
             drain_lock: None,
             drain_lock_timeout: Duration::from_secs(60),
+            id: None,
+            register: None,
         }
     }
+}
+
+/// `[gateway.register]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FleetPlan {
+    /// The registry.
+    pub registry: RegistryName,
+    /// The directory in it, where every gateway of the fleet has a node.
+    pub path: String,
+}
+
+impl FleetPlan {
+    /// The `path` of a fleet that names none.
+    pub const DEFAULT_PATH: &str = "/zoogate/gateways";
 }
 
 /// Where the access log goes.

@@ -70,6 +70,17 @@ pub(super) static GATEWAY: Section = Section {
         key("handover", "file path", Words("none")),
         key("drain_lock", "node", Words("none")),
         key("drain_lock_timeout", "duration", Value("\"60s\"")),
+        key("id", "string", Words("host name and process id")),
+        key("register", "a table, [gateway.register]", Words("nowhere")),
+    ],
+};
+
+pub(super) static GATEWAY_REGISTER: Section = Section {
+    path: &["gateway", "register"],
+    heading: "[gateway.register]",
+    keys: &[
+        key("registry", "name", Words("the only one")),
+        key("path", "registry path", Value("\"/zoogate/gateways\"")),
     ],
 };
 
@@ -198,9 +209,10 @@ pub(super) static BARRIER: Section =
     Section { path: &["routes", "*", "barrier"], heading: "barrier = { … }", keys: NODE_KEYS };
 
 /// Every section, in the order of the reference.
-pub static SECTIONS: [&Section; 15] = [
+pub static SECTIONS: [&Section; 16] = [
     &ROOT,
     &GATEWAY,
+    &GATEWAY_REGISTER,
     &LOG,
     &ADMIN,
     &LIMITS,

@@ -94,7 +94,8 @@ fn protocol(node: &Node<'_>) -> Option<Protocol> {
     node.choice(&choices)
 }
 
-fn registry(table: &Table<'_>, known: &Known) -> Option<RegistryName> {
+/// The registry that a table names, or the only one there is.
+pub(super) fn registry(table: &Table<'_>, known: &Known) -> Option<RegistryName> {
     let names: Vec<&str> = known.registries.iter().map(String::as_str).collect();
     let torn = table.node().reader.holes.among_tables();
     let Some(node) = table.get("registry") else {
@@ -122,8 +123,20 @@ fn registry(table: &Table<'_>, known: &Known) -> Option<RegistryName> {
     None
 }
 
+const PATH: &str = "a whole path in the registry, such as \"/services/orders\"";
+
+/// A directory below the registry's root.
+pub(super) fn directory(node: &Node<'_>) -> Option<String> {
+    node.parse(PATH, |text| {
+        check_registry_path(text)?;
+        if text == "/" {
+            return Err("is the registry's root; accepted: a path below it".to_owned());
+        }
+        Ok(text.to_owned())
+    })
+}
+
 fn path(table: &Table<'_>, catalog: bool) -> Option<String> {
-    const PATH: &str = "a whole path in the registry, such as \"/services/orders\"";
     table.require("path", PATH)?.parse(PATH, |text| {
         check_registry_path(text)?;
         if text == "/" && !catalog {

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::barriers::Barriers;
 use super::drain_lock;
+use super::fleet::{self, Fleet};
 use super::handover::{self, Door, Handed, Inherited, Successor};
 use super::journal::{Journal, JournalFile, Place};
 use super::live::TableSource;
@@ -20,7 +21,7 @@ use super::sockets::{self, BindError};
 use super::spread::{Loads, Spread, SpreadSource};
 use super::status::{RegistryStatus, StatusSource};
 use super::workers::{self, Worker};
-use crate::admin::{Admin, EventLog, ListenerView, ReloadOrder};
+use crate::admin::{Admin, EventLog, FleetView, ListenerView, ReloadOrder};
 use crate::balance::BalancerFactory;
 use crate::config::plan::{AccessLog, ListenerPlan, Plan};
 use crate::model::ServiceName;
@@ -162,6 +163,8 @@ impl Gateway {
             listeners: Arc::default(),
             draining: Arc::default(),
             access_log: Arc::new(Mutex::new(access_log.clone())),
+            fleet: None,
+            fleet_view: Arc::default(),
             plan,
             reader,
             metrics,
@@ -197,6 +200,7 @@ impl Gateway {
             }
         }
         running.open_door();
+        running.join_fleet()?;
         Ok(running)
     }
 }
@@ -213,6 +217,8 @@ pub struct Running {
     listeners: Arc<Mutex<Vec<ListenerView>>>,
     draining: Arc<AtomicBool>,
     access_log: Arc<Mutex<Option<LineSink>>>,
+    fleet: Option<Fleet>,
+    fleet_view: Arc<Mutex<FleetView>>,
     reader: TableReader,
     metrics: Arc<Metrics>,
     events: EventLog,
@@ -384,6 +390,9 @@ impl Running {
         for (listener, sockets) in fresh {
             self.listen(&listener, sockets).await?;
         }
+        if let Some(fleet) = &self.fleet {
+            fleet.configure(&plan);
+        }
         self.plan = plan;
         Ok(())
     }
@@ -394,6 +403,9 @@ impl Running {
         self.draining.store(true, Ordering::Release);
         self.door = None;
         self.held.clear();
+        if let Some(fleet) = &mut self.fleet {
+            fleet.leave();
+        }
         let gateway = &self.plan.gateway;
         let (delay, limit) = (gateway.drain_delay, gateway.drain_timeout);
         tracing::info!(?delay, timeout = ?limit, "draining");
@@ -432,6 +444,7 @@ impl Running {
         self.pump_orders = None;
         self.admin_socket = None;
         self.admin_stop = None;
+        self.threads.extend(self.fleet.take().and_then(Fleet::into_thread));
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
@@ -482,6 +495,17 @@ impl Running {
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner).retain(|l| l.name != **name);
     }
 
+    fn join_fleet(&mut self) -> Result<(), StartError> {
+        let own = fleet::Own {
+            table: self.reader.clone(),
+            admin: self.admin_address,
+            listeners: Arc::clone(&self.listeners),
+            shown: Arc::clone(&self.fleet_view),
+        };
+        self.fleet = Some(Fleet::start(&self.plan, own)?);
+        Ok(())
+    }
+
     fn start_admin(&mut self, socket: std::net::TcpListener) -> Result<(), StartError> {
         self.admin_socket = Some(socket.try_clone()?);
         let admin = Admin {
@@ -492,6 +516,7 @@ impl Running {
             access_log: Arc::clone(&self.access_log),
             events: self.events.clone(),
             reload: self.reload_orders.clone(),
+            fleet: Arc::clone(&self.fleet_view),
         };
         let (stop, stopped) = oneshot::channel::<()>();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

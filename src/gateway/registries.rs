@@ -177,7 +177,7 @@ pub(super) fn connect_options(kind: &RegistryKind) -> Option<ConnectOptions> {
     }
 }
 
-fn ensemble(connect: &str, session_timeout: Duration, auth: &[Credential]) -> ConnectOptions {
+pub(super) fn ensemble(connect: &str, session_timeout: Duration, auth: &[Credential]) -> ConnectOptions {
     let auth = auth.iter().map(|c| (c.scheme.clone(), c.secret.clone().into_bytes())).collect();
     ConnectOptions { connect: connect.to_owned(), session_timeout, auth }
 }

@@ -24,6 +24,7 @@ mod ensemble;
 mod events;
 mod examples;
 mod failover;
+mod fleet;
 mod formats;
 mod forwarding;
 mod grpc;
