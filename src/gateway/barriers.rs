@@ -56,13 +56,12 @@ impl Barriers {
             if !known {
                 self.sessions.insert(node.registry.clone(), (kind.clone(), start(kind)));
             }
-            let (gate, watcher) = match old.remove(node) {
-                Some((gate, watcher)) => (gate, Some(watcher).filter(|_| known)),
-                None => {
-                    let gate = Arc::new(Gate::new(node.clone()));
-                    give_up_later(&gate);
-                    (gate, None)
-                }
+            let (gate, watcher) = if let Some((gate, watcher)) = old.remove(node) {
+                (gate, Some(watcher).filter(|_| known))
+            } else {
+                let gate = Arc::new(Gate::new(node.clone()));
+                give_up_later(&gate);
+                (gate, None)
             };
             let watcher = watcher.unwrap_or_else(|| self.watch(&gate, kind));
             self.gates.insert(node.clone(), (gate, watcher));

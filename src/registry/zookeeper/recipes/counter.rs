@@ -49,23 +49,20 @@ impl Counter {
         let (session, client) = (&self.session, self.session.client());
         let (path, until) = (session.path(&self.path), session.soon());
         loop {
-            let (number, written) = match self.read(&path, until).await? {
-                Some((top, version)) => {
-                    let number = top.checked_add(1).ok_or_else(|| RecipeError::Refused {
-                        path: path.clone(),
-                        reason: "the counter has come to its end".to_owned(),
-                    })?;
-                    let text = number.to_string();
-                    let set = || client.set_data(&path, text.as_bytes(), Some(version));
-                    (number, session.ask_once(&path, until, set).await?.map(drop))
+            let (number, written) = if let Some((top, version)) = self.read(&path, until).await? {
+                let number = top.checked_add(1).ok_or_else(|| RecipeError::Refused {
+                    path: path.clone(),
+                    reason: "the counter has come to its end".to_owned(),
+                })?;
+                let text = number.to_string();
+                let set = || client.set_data(&path, text.as_bytes(), Some(version));
+                (number, session.ask_once(&path, until, set).await?.map(drop))
+            } else {
+                if let Some((parent, _)) = path.rsplit_once('/') {
+                    session.mkdir(parent, until).await?;
                 }
-                None => {
-                    if let Some((parent, _)) = path.rsplit_once('/') {
-                        session.mkdir(parent, until).await?;
-                    }
-                    let create = || client.create(&path, b"1", &PERSISTENT);
-                    (1, session.ask_once(&path, until, create).await?.map(drop))
-                }
+                let create = || client.create(&path, b"1", &PERSISTENT);
+                (1, session.ask_once(&path, until, create).await?.map(drop))
             };
             match written {
                 Told::Answer(Ok(())) => return Ok(number),

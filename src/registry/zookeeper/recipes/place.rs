@@ -176,8 +176,8 @@ impl Place {
             };
             let Some((_, ahead)) = at.checked_sub(1).map(|ahead| line[ahead]) else { return Ok(asked) };
             let ahead = format!("{dir}/{ahead}");
-            let watched = session.ask(&ahead, soon, || session.client().check_and_watch_stat(&ahead)).await?;
-            let (stat, watcher) = watched.map_err(|error| refused(&ahead, &error))?;
+            let looked = session.ask(&ahead, soon, || session.client().check_and_watch_stat(&ahead)).await?;
+            let (stat, watcher) = looked.map_err(|error| refused(&ahead, &error))?;
             if stat.is_none() {
                 continue;
             }

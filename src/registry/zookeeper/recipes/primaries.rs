@@ -353,20 +353,17 @@ async fn read(
 mod tests {
     use super::*;
 
-    fn group(live: &[u64], primary: Option<Option<u64>>) -> Group {
-        Group { live: live.iter().copied().collect(), primary: primary.map(|named| (named, 0)) }
-    }
-
     #[test]
     fn a_living_primary_stays_and_a_missing_one_is_replaced_by_the_lowest_number() {
-        for (group, decision) in [
-            (group(&[1, 2], Some(Some(2))), Decision::Keep),
-            (group(&[2, 10], Some(Some(1))), Decision::Name(2)),
-            (group(&[2, 10], None), Decision::Name(2)),
-            (group(&[3], Some(None)), Decision::Name(3)),
-            (group(&[], Some(Some(1))), Decision::Nobody),
-            (group(&[], None), Decision::Nobody),
+        for (live, primary, decision) in [
+            (&[1, 2][..], Some((Some(2), 0)), Decision::Keep),
+            (&[2, 10], Some((Some(1), 0)), Decision::Name(2)),
+            (&[2, 10], None, Decision::Name(2)),
+            (&[3], Some((None, 0)), Decision::Name(3)),
+            (&[], Some((Some(1), 0)), Decision::Nobody),
+            (&[], None, Decision::Nobody),
         ] {
+            let group = Group { live: live.iter().copied().collect(), primary };
             assert_eq!(group.decide(), decision, "{group:?}");
         }
     }
