@@ -41,6 +41,7 @@ mod snapshot_on_disk;
 mod snapshots;
 mod spread;
 mod tunnels;
+mod wire_floods;
 mod wire_h2;
 mod wire_http1;
 mod wire_idle;

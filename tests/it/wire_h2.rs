@@ -58,7 +58,7 @@ async fn send(client: &mut SendRequest<Bytes>, request: Request<()>, body: &[u8]
 
 /// An HTTP/2 instance: echoes each piece of the body as it comes, then sends trailers. `/o/die` ends the
 /// connection in the middle of the answer, `/o/never` gives none.
-fn echo() -> SocketAddr {
+pub fn echo() -> SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     listener.set_nonblocking(true).unwrap();
