@@ -1,5 +1,6 @@
 //! The record of one request: what it turned out to be, and the one place where it is counted and logged.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use http::header::HeaderValue;
 use http::{Method, StatusCode, Version};
 
-use super::access_log::Value;
+use super::access_log::{Value, name};
 use super::error::ProxyError;
 use super::listener::Client;
 use crate::model::ServiceName;
@@ -157,25 +158,30 @@ impl Call {
             _ => "HTTP/1.1",
         };
         let error = self.error.or((outcome == Outcome::Cancelled).then_some("client_gone"));
-        let address = self.address.to_string();
+        let peer = &self.client.peer;
+        let address = if self.address == peer.ip {
+            Cow::Borrowed(peer.text.to_str().unwrap_or_default())
+        } else {
+            Cow::Owned(self.address.to_string())
+        };
         self.client.context.access_log.write(&[
-            ("method", Value::Text(if self.path.is_empty() { "-" } else { self.method.as_str() })),
-            ("path", Value::Text(if self.path.is_empty() { "-" } else { &self.path })),
-            ("host", Value::Text(&self.host)),
-            ("status", Value::Number(u64::from(code))),
-            ("protocol", Value::Text(protocol)),
-            ("listener", Value::Text(self.client.listener.name())),
-            ("route", Value::Maybe(self.route.as_deref())),
-            ("service", Value::Maybe(self.service.as_ref().map(ServiceName::as_str))),
-            ("instance", Value::Maybe(self.instance.as_deref())),
-            ("retries", Value::Number(u64::from(self.retries))),
-            ("bytes_received", Value::Number(self.received.get())),
-            ("bytes_sent", Value::Number(self.sent)),
-            ("duration_ms", Value::Millis(Some(duration))),
-            ("upstream_ms", Value::Millis(self.upstream)),
-            ("error", Value::Maybe(error)),
-            ("request_id", Value::Text(self.request_id.to_str().unwrap_or_default())),
-            ("client", Value::Text(&address)),
+            (name!("method"), Value::Text(if self.path.is_empty() { "-" } else { self.method.as_str() })),
+            (name!("path"), Value::Text(if self.path.is_empty() { "-" } else { &self.path })),
+            (name!("host"), Value::Text(&self.host)),
+            (name!("status"), Value::Number(u64::from(code))),
+            (name!("protocol"), Value::Text(protocol)),
+            (name!("listener"), Value::Text(self.client.listener.name())),
+            (name!("route"), Value::Maybe(self.route.as_deref())),
+            (name!("service"), Value::Maybe(self.service.as_ref().map(ServiceName::as_str))),
+            (name!("instance"), Value::Maybe(self.instance.as_deref())),
+            (name!("retries"), Value::Number(u64::from(self.retries))),
+            (name!("bytes_received"), Value::Number(self.received.get())),
+            (name!("bytes_sent"), Value::Number(self.sent)),
+            (name!("duration_ms"), Value::Millis(Some(duration))),
+            (name!("upstream_ms"), Value::Millis(self.upstream)),
+            (name!("error"), Value::Maybe(error)),
+            (name!("request_id"), Value::Text(self.request_id.to_str().unwrap_or_default())),
+            (name!("client"), Value::Text(&address)),
         ]);
     }
 }

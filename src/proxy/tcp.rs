@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 
-use super::access_log::Value;
+use super::access_log::{Value, name};
 use super::conn::{ConnState, Reading, Timeouts};
 use super::context::{ListenerState, ProxyContext};
 use super::probe;
@@ -116,16 +116,16 @@ fn log(
 ) {
     let client = peer.ip().to_canonical().to_string();
     context.access_log.write(&[
-        ("protocol", Value::Text("tcp")),
-        ("listener", Value::Text(listener.name())),
-        ("service", Value::Text(service.as_str())),
-        ("instance", Value::Maybe(record.instance.as_deref())),
-        ("retries", Value::Number(u64::from(record.retries))),
-        ("bytes_received", Value::Number(record.received)),
-        ("bytes_sent", Value::Number(record.sent)),
-        ("duration_ms", Value::Millis(Some(duration))),
-        ("upstream_ms", Value::Millis(record.connect)),
-        ("error", Value::Maybe(record.error)),
-        ("client", Value::Text(&client)),
+        (name!("protocol"), Value::Text("tcp")),
+        (name!("listener"), Value::Text(listener.name())),
+        (name!("service"), Value::Text(service.as_str())),
+        (name!("instance"), Value::Maybe(record.instance.as_deref())),
+        (name!("retries"), Value::Number(u64::from(record.retries))),
+        (name!("bytes_received"), Value::Number(record.received)),
+        (name!("bytes_sent"), Value::Number(record.sent)),
+        (name!("duration_ms"), Value::Millis(Some(duration))),
+        (name!("upstream_ms"), Value::Millis(record.connect)),
+        (name!("error"), Value::Maybe(record.error)),
+        (name!("client"), Value::Text(&client)),
     ]);
 }
