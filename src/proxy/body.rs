@@ -8,7 +8,6 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use hyper::body::Incoming;
 
 use super::headers::clean_trailers;
 use crate::transport::UpstreamBody;
@@ -36,7 +35,53 @@ pub(super) enum UploadError {
     #[error("the request body is larger than allowed")]
     TooLarge,
     #[error("the client's body failed: {0}")]
-    Client(#[source] hyper::Error),
+    Client(#[source] BoxError),
+}
+
+/// A client's body as it comes in.
+pub(super) enum Incoming {
+    Http1(hyper::body::Incoming),
+    Http2(h2::RecvStream),
+}
+
+impl From<hyper::body::Incoming> for Incoming {
+    fn from(body: hyper::body::Incoming) -> Self {
+        Self::Http1(body)
+    }
+}
+
+impl From<h2::RecvStream> for Incoming {
+    fn from(stream: h2::RecvStream) -> Self {
+        Self::Http2(stream)
+    }
+}
+
+impl Incoming {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let stream = match self {
+            Self::Http1(body) => return Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Self::Http2(stream) => stream,
+        };
+        // After the last data this is ready at once, each time.
+        match ready!(stream.poll_data(cx)) {
+            Some(Ok(data)) => {
+                let _ = stream.flow_control().release_capacity(data.len());
+                Poll::Ready(Some(Ok(Frame::data(data))))
+            }
+            Some(Err(error)) => Poll::Ready(Some(Err(error.into()))),
+            None => {
+                let trailers = ready!(stream.poll_trailers(cx));
+                Poll::Ready(trailers.map_err(Into::into).transpose().map(|map| map.map(Frame::trailers)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http1(body) => body.is_end_stream(),
+            Self::Http2(stream) => stream.is_end_stream(),
+        }
+    }
 }
 
 /// A client's body, counted and limited as it streams.
@@ -44,6 +89,8 @@ struct Upload {
     incoming: Incoming,
     counter: Rc<Cell<u64>>,
     limit: u64,
+    /// Its whole length, where that is known.
+    length: Option<u64>,
 }
 
 impl Body {
@@ -67,13 +114,23 @@ impl Body {
         Self(Kind::Boxed(Box::pin(http_body_util::BodyExt::map_err(body, Into::into))))
     }
 
-    /// A client's body, whose bytes are added to `counter`.
-    pub(super) fn upload(incoming: Incoming, counter: &Rc<Cell<u64>>, limit: Option<u64>) -> Self {
+    /// A client's body, whose bytes are added to `counter`. `length`: what its head says, if HTTP/2, which
+    /// holds the body to it.
+    pub(super) fn upload(
+        incoming: Incoming,
+        length: Option<u64>,
+        counter: &Rc<Cell<u64>>,
+        limit: Option<u64>,
+    ) -> Self {
         if incoming.is_end_stream() {
             return Self::empty();
         }
+        let length = match &incoming {
+            Incoming::Http1(body) => body.size_hint().exact(),
+            Incoming::Http2(_) => length,
+        };
         let limit = limit.unwrap_or(u64::MAX);
-        Self(Kind::Upload(Upload { incoming, counter: Rc::clone(counter), limit }))
+        Self(Kind::Upload(Upload { incoming, counter: Rc::clone(counter), limit, length }))
     }
 
     pub(super) fn upstream(body: UpstreamBody) -> Self {
@@ -137,7 +194,11 @@ impl HttpBody for Body {
         match &self.0 {
             Kind::Empty => SizeHint::with_exact(0),
             Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Kind::Upload(upload) => upload.incoming.size_hint(),
+            Kind::Upload(upload) => match upload.length {
+                // What was polled is counted: the hint is of the rest.
+                Some(length) => SizeHint::with_exact(length.saturating_sub(upload.counter.get())),
+                None => SizeHint::default(),
+            },
             Kind::Upstream(body) => body.size_hint(),
             Kind::Boxed(body) => body.size_hint(),
         }
@@ -146,7 +207,7 @@ impl HttpBody for Body {
 
 impl Upload {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let frame = match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
+        let frame = match ready!(self.incoming.poll_frame(cx)) {
             None => return Poll::Ready(None),
             Some(Err(error)) => return Poll::Ready(Some(Err(Box::new(UploadError::Client(error))))),
             Some(Ok(frame)) => frame,

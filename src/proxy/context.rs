@@ -8,8 +8,9 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 
 use super::access_log::AccessLog;
@@ -63,6 +64,7 @@ pub struct ProxyContext {
     rng: RefCell<fastrand::Rng>,
     ids: RefCell<IdBlock>,
     pub(super) via: Via,
+    date: RefCell<(Instant, HeaderValue)>,
     draining: Cell<bool>,
     tidying: Cell<Tidying>,
     pub(super) access_log: AccessLog,
@@ -168,6 +170,7 @@ impl ProxyContext {
             rng: RefCell::new(fastrand::Rng::new()),
             ids: RefCell::default(),
             via: Via::new(&shared.token),
+            date: RefCell::new((Instant::now(), date(SystemTime::now()))),
             draining: Cell::new(false),
             tidying: Cell::default(),
             access_log: AccessLog::default(),
@@ -253,6 +256,15 @@ impl ProxyContext {
         request_id(headers, trusted, &mut self.ids.borrow_mut(), &mut self.rng.borrow_mut())
     }
 
+    /// The date for an answer that has none, exact to a tick.
+    pub(super) fn date(&self) -> HeaderValue {
+        let (now, mut cached) = (self.clock.now(), self.date.borrow_mut());
+        if cached.0 != now {
+            *cached = (now, date(SystemTime::now()));
+        }
+        cached.1.clone()
+    }
+
     /// Takes a place under the cap; `None` when there is none.
     pub(super) fn open_connection(&self, max: usize) -> Option<OpenConnection> {
         let open = OpenConnection(Arc::clone(&self.shared.connections));
@@ -300,6 +312,10 @@ impl Drop for Resting {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+fn date(at: SystemTime) -> HeaderValue {
+    HeaderValue::from_maybe_shared(Bytes::from(httpdate::fmt_http_date(at))).expect("visible ASCII")
 }
 
 impl Drop for OpenConnection {

@@ -380,6 +380,13 @@ fn is_protected(name: &HeaderName) -> bool {
         || name.as_str().starts_with("x-forwarded-")
 }
 
+/// Takes out of an answer what HTTP/2 does not carry.
+pub(super) fn strip_connection_fields(headers: &mut HeaderMap) {
+    if headers.keys().any(|name| is_hop_by_hop(name) || *name == header::TE) {
+        strip_hop_by_hop(headers, &mut Found::default());
+    }
+}
+
 fn strip_hop_by_hop(headers: &mut HeaderMap, found: &mut Found) {
     found.te_trailers = tokens(headers, &header::TE).any(|word| word.eq_ignore_ascii_case("trailers"));
     let named: Vec<HeaderName> = tokens(headers, &header::CONNECTION)

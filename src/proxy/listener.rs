@@ -4,13 +4,12 @@ use std::cell::RefCell;
 use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use hyper::rt::Executor;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
@@ -21,6 +20,7 @@ use super::conn::{ConnState, Reading, Timeouts};
 use super::context::{ListenerState, OpenConnection, ProxyContext, Resting};
 use super::error::Fault;
 use super::headers::Peer;
+use super::http2;
 use super::io::{self, Io, Leftover, Opening, Protocol};
 use super::socket::Socket;
 use super::stack;
@@ -31,16 +31,6 @@ use crate::config::plan::{Limits, ListenerKind};
 use crate::table::Settings;
 use crate::telemetry::Outcome;
 
-/// Streams of one client connection.
-const MAX_STREAMS: u32 = 256;
-/// Windows of HTTP/2 uploads: a stream's, and the connection's over all of them.
-const STREAM_WINDOW: u32 = 256 * 1024;
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// Answer bytes that one HTTP/2 stream may hold back for a slow client.
-const SEND_BUFFER: usize = 64 * 1024;
-/// Resets that a client may have outstanding, and ones that it may provoke, before GOAWAY.
-const PENDING_RESETS: usize = 20;
-const PROVOKED_RESETS: usize = 1024;
 /// hyper's read buffer may grow to this, whatever the limit for heads: heads are limited before it.
 const READ_BUFFER: usize = 408 * 1024;
 /// hyper's own count of header lines is only its stack space: up to this it costs no allocation.
@@ -247,7 +237,7 @@ async fn speak(client: Rc<Client>, socket: Socket, bytes: Vec<u8>, protocol: Pro
             }
         }
         // Boxed: HTTP/1 should not carry it about.
-        Protocol::Http2 => Box::pin(run_http2(io, &client)).await,
+        Protocol::Http2 => Box::pin(http2::run(io, &client)).await,
     }
     // hyper is gone, and with it the wrapper: what it left behind is the socket.
     let leftover = state.leftover.borrow_mut().take()?;
@@ -328,47 +318,6 @@ fn count_unparsed(client: &Rc<Client>, error: &hyper::Error) {
     call.ends(Outcome::Ok);
 }
 
-async fn run_http2(io: Io, client: &Rc<Client>) {
-    let limits = client.limits();
-    let mut builder = http2::Builder::new(LocalExecutor);
-    builder
-        .max_concurrent_streams(MAX_STREAMS)
-        // Larger than our own limit, so that what is over that gets an answer of ours.
-        .max_header_list_size(
-            u32::try_from(limits.max_header_size).unwrap_or(u32::MAX).saturating_add(32 * 1024),
-        )
-        .max_pending_accept_reset_streams(PENDING_RESETS)
-        .max_local_error_reset_streams(PROVOKED_RESETS)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_send_buf_size(SEND_BUFFER);
-    let requests = Rc::clone(client);
-    // Boxed: the future is large, and HTTP/2 moves it about.
-    let service = service_fn(move |request| Box::pin(stack::serve(Rc::clone(&requests), request)));
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
-    let state = &client.state;
-    let mut leaving = false;
-    let ended = std::future::poll_fn(|cx| {
-        state.park(cx);
-        if !leaving && (client.context.is_draining() || state.verdict().is_some()) {
-            leaving = true;
-            connection.as_mut().graceful_shutdown();
-        }
-        if state.verdict().is_some() {
-            // One more poll, so that GOAWAY goes out; streams that are open end with the connection.
-            let _ = connection.as_mut().poll(cx);
-            return Poll::Ready(None);
-        }
-        connection.as_mut().poll(cx).map(Some)
-    })
-    .await;
-    match ended {
-        Some(Err(error)) => tracing::debug!(%error, "client connection ended"),
-        Some(Ok(())) => {}
-        None => tracing::debug!(verdict = ?state.verdict(), "client connection cut"),
-    }
-}
-
 /// The connection after 101, until both sides have said all.
 async fn run_tunnel(leftover: Leftover, mut call: Box<Call>, client: &Client) {
     let Some(upstream) = call.tunnel.take() else { return };
@@ -389,17 +338,4 @@ async fn run_tunnel(leftover: Leftover, mut call: Box<Call>, client: &Client) {
         End::Client => Outcome::Cancelled,
         End::Upstream => Outcome::Reset,
     });
-}
-
-/// Runs the tasks of HTTP/2 streams on the worker that has the connection.
-#[derive(Debug, Clone, Copy)]
-struct LocalExecutor;
-
-impl<F> Executor<F> for LocalExecutor
-where
-    F: Future<Output = ()> + 'static,
-{
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
-    }
 }

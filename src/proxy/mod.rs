@@ -21,6 +21,7 @@ mod frames;
 mod grpc;
 mod headers;
 mod hold;
+mod http2;
 mod io;
 mod listener;
 mod probe;

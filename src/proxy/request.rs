@@ -23,6 +23,8 @@ pub(super) struct Checked {
     pub(super) host: String,
     /// The path to route on and to forward, where that is not the one in the request's target.
     pub(super) path: Option<String>,
+    /// HTTP/2: the length that the head gives the body.
+    pub(super) length: Option<u64>,
 }
 
 /// Holds a request against the rules.
@@ -37,23 +39,23 @@ pub(super) fn check(parts: &Parts, limits: &Limits) -> Result<Checked, ProxyErro
     if target > MAX_URI {
         return Err(ProxyError::UriTooLong);
     }
-    if http2 {
-        // The I/O wrapper did this for HTTP/1, on the bytes themselves.
-        check_size(&parts.headers, target, limits)?;
-        check_h2(&parts.headers)?;
-    }
+    // The I/O wrapper did this for HTTP/1, on the bytes themselves.
+    let length = if http2 {
+        check_h2(&parts.headers, target, limits)?
+    } else if limits.max_body.is_some() {
+        parts.headers.get(CONTENT_LENGTH).map(content_length).transpose()?
+    } else {
+        None
+    };
     let (authority, host) = authority(parts, http2)?;
     let expect = parts.headers.get(EXPECT);
     if expect.is_some_and(|expect| !expect.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
         return bad("an expectation other than 100-continue");
     }
-    if let (Some(max), Some(length)) = (limits.max_body, parts.headers.get(CONTENT_LENGTH)) {
-        let length = length.to_str().ok().and_then(|text| text.parse::<u64>().ok());
-        match length {
-            None => return bad("a Content-Length that is no number"),
-            Some(length) if length > max => return Err(ProxyError::BodyTooLarge),
-            Some(_) => {}
-        }
+    if let (Some(max), Some(length)) = (limits.max_body, length)
+        && length > max
+    {
+        return Err(ProxyError::BodyTooLarge);
     }
     let path = match parts.uri.path() {
         "*" if parts.method == Method::OPTIONS => None,
@@ -62,30 +64,39 @@ pub(super) fn check(parts: &Parts, limits: &Limits) -> Result<Checked, ProxyErro
             Cow::Owned(resolved) => Some(resolved),
         },
     };
-    Ok(Checked { authority, host, path })
+    Ok(Checked { authority, host, path, length })
 }
 
-fn check_size(headers: &HeaderMap, target: usize, limits: &Limits) -> Result<(), ProxyError> {
-    let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
-    if headers.len() > limits.max_headers || size + target > limits.max_header_size {
-        return Err(ProxyError::HeadersTooLarge);
-    }
-    Ok(())
+fn content_length(value: &HeaderValue) -> Result<u64, ProxyError> {
+    let length = value.to_str().ok().and_then(|text| text.parse().ok());
+    length.ok_or(ProxyError::BadRequest("a Content-Length that is no number"))
 }
 
-/// What HTTP/2 forbids and h2 lets through.
-fn check_h2(headers: &HeaderMap) -> Result<(), ProxyError> {
+/// The limits of a head, and what HTTP/2 forbids and h2 lets through. One look at each field; what it says of
+/// the body's length is returned.
+fn check_h2(headers: &HeaderMap, target: usize, limits: &Limits) -> Result<Option<u64>, ProxyError> {
     let is_space = |b: Option<&u8>| matches!(b, Some(b' ' | b'\t'));
-    for value in headers.values() {
+    let (mut size, mut wrong, mut length) = (target, None, None);
+    for (name, value) in headers {
+        size += name.as_str().len() + value.len() + 4;
         let bytes = value.as_bytes();
         if is_space(bytes.first()) || is_space(bytes.last()) {
-            return Err(ProxyError::BadRequest("a field value begins or ends with white space"));
+            wrong = Some("a field value begins or ends with white space");
+        } else if *name == CONTENT_LENGTH {
+            if length.replace(value).is_some() {
+                wrong = Some("more than one Content-Length");
+            }
+        } else if *name == CONNECTION || *name == TRANSFER_ENCODING {
+            wrong = Some("a connection-specific field in HTTP/2");
         }
     }
-    if headers.contains_key(CONNECTION) || headers.contains_key(TRANSFER_ENCODING) {
-        return Err(ProxyError::BadRequest("a connection-specific field in HTTP/2"));
+    if headers.len() > limits.max_headers || size > limits.max_header_size {
+        return Err(ProxyError::HeadersTooLarge);
     }
-    Ok(())
+    match wrong {
+        Some(why) => Err(ProxyError::BadRequest(why)),
+        None => length.map(content_length).transpose(),
+    }
 }
 
 /// Finds who the request is for: the absolute form's or `:authority`, else Host; and in what spelling
@@ -223,6 +234,7 @@ mod tests {
         assert!(run("http://a.example/", &[("x", " lead")]).is_err());
         assert!(run("http://a.example/", &[("x", "trail\t")]).is_err());
         assert!(run("http://a.example/", &[("connection", "close")]).is_err());
+        assert!(run("http://a.example/", &[("content-length", "1"), ("content-length", "1")]).is_err());
     }
 
     #[test]

@@ -14,10 +14,9 @@ use http::header::{CONNECTION, HOST, HeaderValue};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, Uri, Version};
-use hyper::body::Incoming;
 
 use super::answer::Answer;
-use super::body::Body;
+use super::body::{Body, Incoming};
 use super::call::Call;
 use super::conn::Hold;
 use super::error::ProxyError;
@@ -31,7 +30,7 @@ use super::respond::{self, Manner};
 /// Serves one request of a client. Never fails: what goes wrong is an answer.
 pub(super) async fn serve(
     client: Rc<Client>,
-    request: Request<Incoming>,
+    request: Request<impl Into<Incoming>>,
 ) -> Result<Response<Answer>, Infallible> {
     let (mut parts, incoming) = request.into_parts();
     // log → metrics
@@ -41,10 +40,11 @@ pub(super) async fn serve(
         call.is_no_request();
         return Ok(refuse(call, &fault.into(), true));
     }
-    if let Err(error) = admit(&client, &mut call, &mut parts) {
-        return Ok(refuse(call, &error, false));
-    }
-    let body = Body::upload(incoming, &call.received, client.limits().max_body);
+    let length = match admit(&client, &mut call, &mut parts) {
+        Ok(length) => length,
+        Err(error) => return Ok(refuse(call, &error, false)),
+    };
+    let body = Body::upload(incoming.into(), length, &call.received, client.limits().max_body);
     let request = Request::from_parts(parts, body);
     // filters → deadline → attempts
     let answer = match &client.context.chain {
@@ -63,8 +63,8 @@ pub(super) async fn serve(
 }
 
 /// Holds the request against the rules and puts it into the one shape that routing and forwarding know:
-/// origin form, one Host, a clean path.
-fn admit(client: &Client, call: &mut Call, parts: &mut Parts) -> Result<(), ProxyError> {
+/// origin form, one Host, a clean path. Returns the length that an HTTP/2 head gives the body.
+fn admit(client: &Client, call: &mut Call, parts: &mut Parts) -> Result<Option<u64>, ProxyError> {
     let checked = check(parts, client.limits())?;
     let last = if parts.version == Version::HTTP_10 {
         !has_token(&parts.headers, &CONNECTION, "keep-alive")
@@ -91,7 +91,7 @@ fn admit(client: &Client, call: &mut Call, parts: &mut Parts) -> Result<(), Prox
         parts.headers.insert(HOST, call.authority.clone());
     }
     parts.extensions = http::Extensions::new();
-    Ok(())
+    Ok(checked.length)
 }
 
 /// A panic costs the request, not the connection, and never the worker.
