@@ -53,7 +53,7 @@ pub(super) struct Call {
 }
 
 impl Call {
-    pub(super) fn new(client: &Rc<Client>, request: &http::request::Parts, grpc: bool) -> Box<Self> {
+    pub(super) fn new<B>(client: &Rc<Client>, request: &http::Request<B>, grpc: bool) -> Box<Self> {
         let context = &client.context;
         let peer = &client.peer;
         let trusted = &client.listener.plan().trusted;
@@ -61,15 +61,15 @@ impl Call {
         client.state.request_begins();
         Box::new(Self {
             started: now,
-            request_id: context.request_id(&request.headers, peer.trusted),
-            address: peer.client(&request.headers, trusted),
+            request_id: context.request_id(request.headers(), peer.trusted),
+            address: peer.client(request.headers(), trusted),
             authority: HeaderValue::from_static(""),
             host: String::new(),
             grpc,
-            method: request.method.clone(),
-            version: request.version,
+            method: request.method().clone(),
+            version: request.version(),
             path: if context.access_log.is_on() {
-                request.uri.path_and_query().map_or_else(String::new, |pq| pq.as_str().to_owned())
+                request.uri().path_and_query().map_or_else(String::new, |pq| pq.as_str().to_owned())
             } else {
                 String::new()
             },

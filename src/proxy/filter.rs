@@ -191,7 +191,7 @@ impl Service<Request<Body>> for Innermost {
             let Some((id, call)) = call else { return Err(ProxyError::Internal.into()) };
             let mut borrowed = Borrowed { parked, id, call: Some(call) };
             let call = borrowed.call.as_mut().expect("put there above");
-            forward(call, request).await.map_err(Into::into)
+            forward(call, request.into()).await.map_err(Into::into)
         })
     }
 }

@@ -8,9 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::header::HeaderValue;
-use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{Request, Response, StatusCode, Uri, Version};
+use http::{HeaderMap, Request, Response, StatusCode, Uri, Version};
 use http_body::Body as _;
 
 use super::body::{Body, BoxError, UploadError};
@@ -41,37 +40,39 @@ struct Routed {
 }
 
 /// Forwards a request and returns the answer's head with its streaming body.
-pub(super) async fn forward(call: &mut Call, request: Request<Body>) -> Result<Response<Body>, ProxyError> {
-    let (mut parts, body) = request.into_parts();
-    let mut routed = route(call, &mut parts)?;
+pub(super) async fn forward(
+    call: &mut Call,
+    mut outgoing: Box<Outgoing<Body>>,
+) -> Result<Response<Body>, ProxyError> {
+    let request = outgoing.request_mut();
+    let mut routed = route(call, request)?;
     let upgrade = match routed.protocol {
-        Protocol::Http1 if body.is_end_stream() => {
-            headers::upgrade_asked(&parts.headers, parts.version, &parts.method)
+        Protocol::Http1 if request.body().is_end_stream() => {
+            headers::upgrade_asked(request.headers(), request.version(), request.method())
         }
         // No such thing over HTTP/2: the request goes as an ordinary one, as RFC 9110, 7.8 allows.
         Protocol::Http1 | Protocol::H2 => None,
         Protocol::Tcp => return Err(ProxyError::UpstreamProtocol("the service speaks no HTTP".into())),
     };
-    let deadline = if upgrade.is_some() { None } else { deadline(call, &parts, routed.timeout) };
+    let deadline = if upgrade.is_some() { None } else { deadline(call, request.headers(), routed.timeout) };
     let client = Rc::clone(&call.client);
     if let Some(at) = routed.gate.take() {
         // Boxed: few requests wait, and all would carry the room for it.
-        Box::pin(held_back(call, &parts, routed.timeout, at)).await?;
+        Box::pin(held_back(call, request.headers(), routed.timeout, at)).await?;
     }
     let hop = Hop {
         via: &client.context.via,
         peer: &client.peer,
-        version: parts.version,
+        version: request.version(),
         authority: &call.authority,
         request_id: &call.request_id,
         upgrade: upgrade.clone(),
     };
-    headers::forwarded(&mut parts.headers, hop)?;
-    parts.version = if routed.protocol == Protocol::H2 { Version::HTTP_2 } else { Version::HTTP_11 };
-    let request = Request::from_parts(parts, body);
+    headers::forwarded(request.headers_mut(), hop)?;
+    *request.version_mut() = if routed.protocol == Protocol::H2 { Version::HTTP_2 } else { Version::HTTP_11 };
 
     let answer = {
-        let attempts = pin!(attempts(call, request.into(), &mut routed));
+        let attempts = pin!(attempts(call, outgoing, &mut routed));
         client.context.clock.within(deadline, attempts).await
     };
     if let Ok(answer) = answer {
@@ -83,16 +84,16 @@ pub(super) async fn forward(call: &mut Call, request: Request<Body>) -> Result<R
 }
 
 /// Finds the route and the service, and gives the request the path that the instance is to see.
-fn route(call: &mut Call, parts: &mut Parts) -> Result<Routed, ProxyError> {
+fn route(call: &mut Call, request: &mut Request<Body>) -> Result<Routed, ProxyError> {
     let client = Rc::clone(&call.client);
     client.context.with_table(|table, rng| {
-        let path = parts.uri.path();
+        let path = request.uri().path();
         let input = RouteInput {
-            method: &parts.method,
+            method: request.method(),
             host: &call.host,
             path,
-            query: parts.uri.query(),
-            headers: &parts.headers,
+            query: request.uri().query(),
+            headers: request.headers(),
         };
         let matched = table.route(&input).ok_or(ProxyError::NoRoute)?;
         call.route = Some(Arc::clone(&matched.route.name));
@@ -111,7 +112,7 @@ fn route(call: &mut Call, parts: &mut Parts) -> Result<Routed, ProxyError> {
         });
         let rewritten = match matched.forward_path(path) {
             Cow::Borrowed(same) if same == path => None,
-            other => Some(match parts.uri.query() {
+            other => Some(match request.uri().query() {
                 Some(query) => format!("{other}?{query}"),
                 None => other.into_owned(),
             }),
@@ -126,7 +127,7 @@ fn route(call: &mut Call, parts: &mut Parts) -> Result<Routed, ProxyError> {
         };
         if let Some(target) = rewritten {
             let target = PathAndQuery::from_maybe_shared(target.into_bytes());
-            parts.uri =
+            *request.uri_mut() =
                 Uri::from(target.map_err(|_| ProxyError::BadRequest("the path cannot be rewritten"))?);
         }
         Ok(routed)
@@ -134,8 +135,8 @@ fn route(call: &mut Call, parts: &mut Parts) -> Result<Routed, ProxyError> {
 }
 
 /// The route's timeout; for gRPC the smaller of it and the call's own.
-fn deadline(call: &Call, parts: &Parts, route: Option<Duration>) -> Option<Instant> {
-    let own = if call.grpc { grpc::timeout(&parts.headers) } else { None };
+fn deadline(call: &Call, headers: &HeaderMap, route: Option<Duration>) -> Option<Instant> {
+    let own = if call.grpc { grpc::timeout(headers) } else { None };
     let limit = match (route, own) {
         (Some(a), Some(b)) => Some(a.min(b)),
         (a, b) => a.or(b),
@@ -146,12 +147,12 @@ fn deadline(call: &Call, parts: &Parts, route: Option<Duration>) -> Option<Insta
 /// Waits until the route's barrier is gone, for its own time or the route's.
 async fn held_back(
     call: &Call,
-    parts: &Parts,
+    headers: &HeaderMap,
     timeout: Option<Duration>,
     (gate, wait): (Arc<Gate>, Option<Duration>),
 ) -> Result<(), ProxyError> {
     let own = wait.and_then(|wait| call.started.checked_add(wait));
-    let at = match (own, deadline(call, parts, timeout)) {
+    let at = match (own, deadline(call, headers, timeout)) {
         (Some(a), Some(b)) => Some(a.min(b)),
         (a, b) => a.or(b),
     };
@@ -161,7 +162,7 @@ async fn held_back(
 /// Takes the request to one instance after the other, until one has it.
 async fn attempts(
     call: &mut Call,
-    mut request: Outgoing<Body>,
+    mut request: Box<Outgoing<Body>>,
     routed: &mut Routed,
 ) -> Result<Response<UpstreamBody>, ProxyError> {
     let client = Rc::clone(&call.client);
@@ -202,7 +203,7 @@ async fn attempts(
                 return Ok(answer);
             }
             Err(SendError::Unsent(back)) => {
-                request = *back;
+                request = back;
                 call.settle(Outcome::Reset);
                 handed_back += 1;
                 if handed_back % HAND_BACKS == 0 {

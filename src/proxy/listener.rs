@@ -309,8 +309,7 @@ enum Ended {
 /// the same.
 fn count_unparsed(client: &Rc<Client>, error: &hyper::Error) {
     let status = if error.is_parse_too_large() { 431 } else { 400 };
-    let (parts, ()) = http::Request::new(()).into_parts();
-    let mut call = Call::new(client, &parts, false);
+    let mut call = Call::new(client, &http::Request::new(()), false);
     call.is_no_request();
     let reason = if status == 431 { Fault::HeadTooLarge } else { Fault::Malformed };
     call.fails(&reason.into());

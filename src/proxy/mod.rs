@@ -4,8 +4,8 @@
 //! but the routing table and the metrics. A worker makes one [`ProxyContext`], calls its `tick` each [`TICK`],
 //! and spawns [`serve`] for each connection that it accepts.
 //!
-//! The way of a request: `listener` → `socket` → `io` (with `watch` or `frames`) → hyper → `stack` → `request` → `filter`
-//! → `forward` (with `headers`, `upgrade`, `grpc`) → the transport; and back through `answer`.
+//! The way of a request: `listener` → `socket` → `io` (with `watch` or `frames`) → hyper or `http2` → `stack` →
+//! `request` → `filter` → `forward` (with `headers`, `upgrade`, `grpc`) → the transport; and back through `answer`.
 
 mod access_log;
 mod answer;

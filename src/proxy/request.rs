@@ -5,9 +5,8 @@
 use std::borrow::Cow;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
-use http::request::Parts;
 use http::uri::Authority;
-use http::{HeaderMap, HeaderValue, Method, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Version};
 
 use super::error::ProxyError;
 use super::watch::MAX_URI;
@@ -28,27 +27,27 @@ pub(super) struct Checked {
 }
 
 /// Holds a request against the rules.
-pub(super) fn check(parts: &Parts, limits: &Limits) -> Result<Checked, ProxyError> {
+pub(super) fn check<B>(request: &Request<B>, limits: &Limits) -> Result<Checked, ProxyError> {
     let bad = |why| Err(ProxyError::BadRequest(why));
-    let http2 = parts.version == Version::HTTP_2;
-    if parts.method == Method::CONNECT {
+    let http2 = request.version() == Version::HTTP_2;
+    if *request.method() == Method::CONNECT {
         return Err(ProxyError::ConnectRefused);
     }
-    let target = parts.uri.path_and_query().map_or(0, |pq| pq.as_str().len())
-        + parts.uri.authority().map_or(0, |a| a.as_str().len());
+    let target = request.uri().path_and_query().map_or(0, |pq| pq.as_str().len())
+        + request.uri().authority().map_or(0, |a| a.as_str().len());
     if target > MAX_URI {
         return Err(ProxyError::UriTooLong);
     }
     // The I/O wrapper did this for HTTP/1, on the bytes themselves.
     let length = if http2 {
-        check_h2(&parts.headers, target, limits)?
+        check_h2(request.headers(), target, limits)?
     } else if limits.max_body.is_some() {
-        parts.headers.get(CONTENT_LENGTH).map(content_length).transpose()?
+        request.headers().get(CONTENT_LENGTH).map(content_length).transpose()?
     } else {
         None
     };
-    let (authority, host) = authority(parts, http2)?;
-    let expect = parts.headers.get(EXPECT);
+    let (authority, host) = authority(request, http2)?;
+    let expect = request.headers().get(EXPECT);
     if expect.is_some_and(|expect| !expect.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
         return bad("an expectation other than 100-continue");
     }
@@ -57,8 +56,8 @@ pub(super) fn check(parts: &Parts, limits: &Limits) -> Result<Checked, ProxyErro
     {
         return Err(ProxyError::BodyTooLarge);
     }
-    let path = match parts.uri.path() {
-        "*" if parts.method == Method::OPTIONS => None,
+    let path = match request.uri().path() {
+        "*" if *request.method() == Method::OPTIONS => None,
         path => match normalise(path).map_err(ProxyError::BadRequest)? {
             Cow::Borrowed(_) => None,
             Cow::Owned(resolved) => Some(resolved),
@@ -101,14 +100,14 @@ fn check_h2(headers: &HeaderMap, target: usize, limits: &Limits) -> Result<Optio
 
 /// Finds who the request is for: the absolute form's or `:authority`, else Host; and in what spelling
 /// routes compare it.
-fn authority(parts: &Parts, http2: bool) -> Result<(HeaderValue, String), ProxyError> {
+fn authority<B>(request: &Request<B>, http2: bool) -> Result<(HeaderValue, String), ProxyError> {
     let bad = |why| Err(ProxyError::BadRequest(why));
-    let mut hosts = parts.headers.get_all(HOST).iter();
+    let mut hosts = request.headers().get_all(HOST).iter();
     let header = hosts.next();
     if hosts.next().is_some() {
         return bad("more than one Host");
     }
-    let named = parts.uri.authority();
+    let named = request.uri().authority();
     let text = match (named, header) {
         (Some(named), header) => {
             let same =
@@ -116,7 +115,7 @@ fn authority(parts: &Parts, http2: bool) -> Result<(HeaderValue, String), ProxyE
             if http2 && header.is_some_and(|header| !same(header)) {
                 return bad("Host differs from :authority");
             }
-            if parts.uri.scheme_str().is_some_and(|scheme| !matches!(scheme, "http" | "https")) {
+            if request.uri().scheme_str().is_some_and(|scheme| !matches!(scheme, "http" | "https")) {
                 return bad("a target of a scheme that is not HTTP");
             }
             named.as_str()
@@ -125,7 +124,7 @@ fn authority(parts: &Parts, http2: bool) -> Result<(HeaderValue, String), ProxyE
             Ok(text) => text,
             Err(_) => return bad("a malformed Host"),
         },
-        (None, None) if parts.version == Version::HTTP_10 => {
+        (None, None) if request.version() == Version::HTTP_10 => {
             return Ok((HeaderValue::from_static(""), String::new()));
         }
         (None, None) => return bad("no Host"),
@@ -166,8 +165,6 @@ fn host_of(text: &str) -> Option<&str> {
 mod tests {
     use std::time::Duration;
 
-    use http::Request;
-
     use super::*;
 
     fn limits() -> Limits {
@@ -191,8 +188,7 @@ mod tests {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let (parts, ()) = request.body(()).unwrap().into_parts();
-        check(&parts, &limits()).map_err(|error| error.code())
+        check(&request.body(()).unwrap(), &limits()).map_err(|error| error.code())
     }
 
     #[test]

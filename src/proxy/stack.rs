@@ -11,7 +11,6 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use http::header::{CONNECTION, HOST, HeaderValue};
-use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, Uri, Version};
 
@@ -26,50 +25,71 @@ use super::headers::has_token;
 use super::listener::Client;
 use super::request::check;
 use super::respond::{self, Manner};
+use crate::transport::Outgoing;
 
 /// Serves one request of a client. Never fails: what goes wrong is an answer.
-pub(super) async fn serve(
+pub(super) fn serve(
     client: Rc<Client>,
     request: Request<impl Into<Incoming>>,
-) -> Result<Response<Answer>, Infallible> {
-    let (mut parts, incoming) = request.into_parts();
+) -> impl Future<Output = Result<Response<Answer>, Infallible>> {
+    // The part that waits for nothing comes first, so that the future is small.
+    let (parts, incoming) = request.into_parts();
+    let begun = begin(&client, Request::from_parts(parts, Body::empty()).into(), incoming.into());
+    async move {
+        let (mut call, request) = match begun {
+            Ok(begun) => begun,
+            Err(refused) => return Ok(*refused),
+        };
+        // filters → deadline → attempts
+        let answer = match &client.context.chain {
+            None => guarded(&client, pin!(forward(&mut call, request))).await,
+            Some(chain) => {
+                let ticket = chain.park(call);
+                let answer = guarded(&client, pin!(chain.run(&ticket, request.into_request()))).await;
+                call = ticket.redeem();
+                answer
+            }
+        };
+        Ok(match answer {
+            Err(error) => refuse(call, &error, false),
+            Ok(response) => pass(call, response),
+        })
+    }
+}
+
+type Begun = (Box<Call>, Box<Outgoing<Body>>);
+
+/// The record of a request, and what is to be forwarded; or the refusal.
+fn begin(
+    client: &Rc<Client>,
+    mut outgoing: Box<Outgoing<Body>>,
+    incoming: Incoming,
+) -> Result<Begun, Box<Response<Answer>>> {
+    let request = outgoing.request_mut();
     // log → metrics
-    let mut call = Call::new(&client, &parts, is_grpc(&parts.headers));
+    let mut call = Call::new(client, request, is_grpc(request.headers()));
     // limits
     if let Some(fault) = client.refused_head() {
         call.is_no_request();
-        return Ok(refuse(call, &fault.into(), true));
+        return Err(Box::new(refuse(call, &fault.into(), true)));
     }
-    let length = match admit(&client, &mut call, &mut parts) {
-        Ok(length) => length,
-        Err(error) => return Ok(refuse(call, &error, false)),
-    };
-    let body = Body::upload(incoming.into(), length, &call.received, client.limits().max_body);
-    let request = Request::from_parts(parts, body);
-    // filters → deadline → attempts
-    let answer = match &client.context.chain {
-        None => guarded(&client, pin!(forward(&mut call, request))).await,
-        Some(chain) => {
-            let ticket = chain.park(call);
-            let answer = guarded(&client, pin!(chain.run(&ticket, request))).await;
-            call = ticket.redeem();
-            answer
+    match admit(client, &mut call, request) {
+        Ok(length) => {
+            *request.body_mut() = Body::upload(incoming, length, &call.received, client.limits().max_body);
         }
-    };
-    Ok(match answer {
-        Err(error) => refuse(call, &error, false),
-        Ok(response) => pass(call, response),
-    })
+        Err(error) => return Err(Box::new(refuse(call, &error, false))),
+    }
+    Ok((call, outgoing))
 }
 
 /// Holds the request against the rules and puts it into the one shape that routing and forwarding know:
 /// origin form, one Host, a clean path. Returns the length that an HTTP/2 head gives the body.
-fn admit(client: &Client, call: &mut Call, parts: &mut Parts) -> Result<Option<u64>, ProxyError> {
-    let checked = check(parts, client.limits())?;
-    let last = if parts.version == Version::HTTP_10 {
-        !has_token(&parts.headers, &CONNECTION, "keep-alive")
+fn admit(client: &Client, call: &mut Call, request: &mut Request<Body>) -> Result<Option<u64>, ProxyError> {
+    let checked = check(request, client.limits())?;
+    let last = if request.version() == Version::HTTP_10 {
+        !has_token(request.headers(), &CONNECTION, "keep-alive")
     } else {
-        parts.headers.contains_key(CONNECTION) && has_token(&parts.headers, &CONNECTION, "close")
+        request.headers().contains_key(CONNECTION) && has_token(request.headers(), &CONNECTION, "close")
     };
     if last {
         client.state.last_request.set(true);
@@ -77,20 +97,20 @@ fn admit(client: &Client, call: &mut Call, parts: &mut Parts) -> Result<Option<u
     call.host = checked.host;
     call.authority = checked.authority;
     if let Some(path) = checked.path {
-        let text = match parts.uri.query() {
+        let text = match request.uri().query() {
             Some(query) => format!("{path}?{query}"),
             None => path,
         };
         let target = PathAndQuery::from_maybe_shared(text.into_bytes());
-        parts.uri = Uri::from(target.map_err(|_| ProxyError::BadRequest("a malformed path"))?);
-    } else if parts.uri.authority().is_some() {
-        let target = std::mem::take(&mut parts.uri).into_parts().path_and_query;
-        parts.uri = Uri::from(target.unwrap_or_else(|| PathAndQuery::from_static("/")));
+        *request.uri_mut() = Uri::from(target.map_err(|_| ProxyError::BadRequest("a malformed path"))?);
+    } else if request.uri().authority().is_some() {
+        let target = std::mem::take(request.uri_mut()).into_parts().path_and_query;
+        *request.uri_mut() = Uri::from(target.unwrap_or_else(|| PathAndQuery::from_static("/")));
     }
-    if parts.headers.get(HOST) != Some(&call.authority) {
-        parts.headers.insert(HOST, call.authority.clone());
+    if request.headers().get(HOST) != Some(&call.authority) {
+        request.headers_mut().insert(HOST, call.authority.clone());
     }
-    parts.extensions = http::Extensions::new();
+    *request.extensions_mut() = http::Extensions::new();
     Ok(checked.length)
 }
 

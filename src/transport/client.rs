@@ -223,7 +223,10 @@ impl<B: RequestBody> Connection<B> {
     ///
     /// After `Ok` the exchange, with what is left of the request's body, moves on by polling the
     /// answer's body. Interim answers are read and dropped. Dropping the future gives up.
-    pub async fn send(self, request: impl Into<Outgoing<B>>) -> Result<Response<UpstreamBody>, SendError<B>> {
+    pub async fn send(
+        self,
+        request: impl Into<Box<Outgoing<B>>>,
+    ) -> Result<Response<UpstreamBody>, SendError<B>> {
         match self.kind {
             Kind::H1(conn, pool) => h1::send(conn, pool, request.into()).await,
             // Boxed: it would make the future of every HTTP/1.1 request larger.

@@ -30,6 +30,16 @@ impl<B> Outgoing<B> {
         &self.request
     }
 
+    /// The request as it came, before anything of it was sent.
+    pub fn into_request(self) -> Request<B> {
+        self.request
+    }
+
+    /// The request, to be changed before it is sent.
+    pub fn request_mut(&mut self) -> &mut Request<B> {
+        &mut self.request
+    }
+
     /// The headers, to be changed between attempts.
     pub fn headers_mut(&mut self) -> &mut http::HeaderMap {
         self.request.headers_mut()
@@ -55,9 +65,10 @@ impl<B> From<Request<B>> for Outgoing<B> {
     }
 }
 
-impl<B> From<Box<Outgoing<B>>> for Outgoing<B> {
-    fn from(unsent: Box<Outgoing<B>>) -> Self {
-        *unsent
+// On the heap: a request is passed from hand to hand, and its head is large.
+impl<B> From<Request<B>> for Box<Outgoing<B>> {
+    fn from(request: Request<B>) -> Self {
+        Box::new(request.into())
     }
 }
 

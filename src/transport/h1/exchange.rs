@@ -27,7 +27,7 @@ pub(crate) const MAX_INTERIM: usize = 16;
 pub(crate) async fn send<B: RequestBody>(
     conn: Conn,
     pool: Rc<TargetPool>,
-    outgoing: Outgoing<B>,
+    outgoing: Box<Outgoing<B>>,
 ) -> Result<Response<UpstreamBody>, SendError<B>> {
     if outgoing.request.method() == Method::CONNECT {
         return Err(SendError::Protocol(ProtocolError::Request("CONNECT makes a tunnel, not a request")));
@@ -36,15 +36,16 @@ pub(crate) async fn send<B: RequestBody>(
     // a system call, which a connection that was at work in this very tick is spared: the runtime has looked
     // when it last polled, and its instance has been seen to keep connections for longer than that.
     if !conn.warm && !outgoing.request.method().is_idempotent() && !conn.is_quiet_now() {
-        return Err(SendError::Unsent(Box::new(outgoing)));
+        return Err(SendError::Unsent(outgoing));
     }
     let framing = outbound(&outgoing);
-    let (parts, body) = outgoing.request.into_parts();
+    let Outgoing { request, taken } = *outgoing;
+    let (parts, body) = request.into_parts();
     let mut io = Io::new(conn, pool);
     encode::request_head(&parts, framing, io.out());
     let mut exchange = Exchange {
         io,
-        upload: Upload::new(body, framing, outgoing.taken),
+        upload: Upload::new(body, framing, taken),
         uploading: Uploading::Yes,
         asked: asked(&parts),
         parser: HeadParser::default(),

@@ -20,7 +20,7 @@ use crate::transport::{BoxError, Outgoing, ProtocolError, RequestBody, Reset, Se
 /// Sends `outgoing` on a stream of its own and waits for the head of the answer.
 pub(crate) async fn send<B: RequestBody>(
     seat: Seat,
-    outgoing: Outgoing<B>,
+    outgoing: Box<Outgoing<B>>,
 ) -> Result<Response<UpstreamBody>, SendError<B>> {
     let head = head(&outgoing).map_err(|why| SendError::Protocol(ProtocolError::Request(why)))?;
     let bodiless = outgoing.is_bodiless();
@@ -28,20 +28,21 @@ pub(crate) async fn send<B: RequestBody>(
     let opened = match seat.sender() {
         Some(mut sender) => sender.send_request(head, bodiless),
         // It went away while this request was on its way here.
-        None => return Err(SendError::Unsent(Box::new(outgoing))),
+        None => return Err(SendError::Unsent(outgoing)),
     };
     let (answer, stream) = match opened {
         Ok(pair) => pair,
         Err(error) if error.is_io() || error.is_go_away() => {
-            return Err(SendError::Unsent(Box::new(outgoing)));
+            return Err(SendError::Unsent(outgoing));
         }
         Err(_) => {
             let why = "it is no valid http/2 request";
             return Err(SendError::Protocol(ProtocolError::Request(why)));
         }
     };
-    let (parts, body) = outgoing.request.into_parts();
-    let upload = Upload::new(body, stream, outgoing.taken, bodiless);
+    let Outgoing { request, taken } = *outgoing;
+    let (parts, body) = request.into_parts();
+    let upload = Upload::new(body, stream, taken, bodiless);
     let mut exchange = Exchange { answer, upload, uploading: !bodiless, interim: 0 };
     let polled = poll_fn(|cx| exchange.poll_head(cx)).await;
     match polled {
@@ -109,13 +110,22 @@ const STRIPPED: [HeaderName; 7] = [
 ];
 
 fn strip_connection_fields(headers: &mut HeaderMap) {
-    // Mostly there is Host alone: to look at the names is cheaper than to look each of these up.
-    for name in STRIPPED {
-        if headers.keys().any(|there| *there == name) {
+    // Mostly there is Host alone: one look at the names is cheaper than to look each of these up.
+    let (mut others, mut te) = (false, false);
+    for name in headers.keys() {
+        match name.as_str().len() {
+            2 => te |= *name == TE,
+            7 | 10 | 14 | 16 | 17 => others |= STRIPPED.contains(name),
+            _ => {}
+        }
+    }
+    headers.remove(HOST);
+    if others {
+        for name in STRIPPED {
             headers.remove(name);
         }
     }
-    if headers.get(TE).is_some_and(|te| te != "trailers") {
+    if te && headers.get(TE).is_some_and(|te| te != "trailers") {
         headers.remove(TE);
     }
 }
