@@ -51,6 +51,7 @@ fn service(text: &str, balance: BalanceSpec) -> ServicePlan {
         balance,
         connect_timeout: Duration::from_secs(1),
         dns_ttl: Duration::from_secs(30),
+        ..ServiceDefaults::default()
     };
     let registry = RegistryName::new("main").expect("a name");
     ServicePlan { name: name(text), registry, path: format!("/services/{text}"), defaults }
@@ -153,7 +154,7 @@ fn routes(n: usize) -> Vec<RoutePlan> {
             services: vec![WeightedService { service: ServiceRef::Named(name("orders")), weight: 1 }],
             timeout: None,
             rewrite: None,
-            barrier: None,
+            ..RoutePlan::default()
         }
     };
     (0..n).map(route).collect()

@@ -84,6 +84,7 @@ fn table(policy: &str) -> TableReader {
         balance: BalanceSpec { policy, key, load_bound: None },
         connect_timeout: Duration::from_secs(1),
         dns_ttl: Duration::from_secs(30),
+        ..ServiceDefaults::default()
     };
     let registry = RegistryName::new("main").expect("a name");
     let service = ServicePlan { name: name("orders"), registry, path: "/services/orders".into(), defaults };
@@ -105,7 +106,7 @@ fn table(policy: &str) -> TableReader {
         services: vec![WeightedService { service: ServiceRef::Named(name("orders")), weight: 1 }],
         timeout: None,
         rewrite: None,
-        barrier: None,
+        ..RoutePlan::default()
     };
     let (mut writer, reader) = TableWriter::new(1);
     writer.configure(TableConfig {

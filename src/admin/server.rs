@@ -107,6 +107,7 @@ impl Admin {
             "/readyz" => self.ready(),
             "/metrics" => self.scrape(),
             "/api/services" => json(&serde_json::json!({ "services": self.table.load().service_views() })),
+            "/api/catalogs" => json(&serde_json::json!({ "catalogs": self.table.load().catalog_views() })),
             "/api/routes" => {
                 let table = self.table.load();
                 let routes: Vec<_> = table.routes().iter().map(|route| route.view()).collect();

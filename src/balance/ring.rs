@@ -57,6 +57,11 @@ impl Ring {
         self.points.len()
     }
 
+    /// The member that a hash belongs to.
+    pub fn owner(&self, hash: u32) -> Option<Slot> {
+        self.from(hash).next()
+    }
+
     /// Index of the first point at or after the hash; the length where there is none.
     fn first(&self, hash: u32) -> usize {
         let bucket = bucket(hash, self.shift);

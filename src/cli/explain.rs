@@ -64,9 +64,13 @@ fn resolve(admin: &str) -> anyhow::Result<SocketAddr> {
 
 fn render(explanation: &Explanation) -> String {
     let or_none = |text: &Option<String>| text.as_deref().unwrap_or("-").to_owned();
-    let mut out = format!(
-        "route     {}\nservice   {}\nkey       {}\ninstance  {}\n",
-        or_none(&explanation.route),
+    let mut out = format!("route     {}\n", or_none(&explanation.route));
+    if let Some(shard) = &explanation.shard_key {
+        let _ = writeln!(out, "shard     {shard}");
+    }
+    let _ = write!(
+        out,
+        "service   {}\nkey       {}\ninstance  {}\n",
         or_none(&explanation.service),
         or_none(&explanation.key),
         or_none(&explanation.instance),

@@ -43,9 +43,9 @@ impl fmt::Display for Finding {
 pub(super) fn lint(plan: &Plan, survey: &Survey) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (name, reason) in &survey.missing {
-        let paths = plan.services.iter().map(|s| (s.name.as_str(), &s.path));
-        let mut paths = paths.chain(plan.catalogs.iter().map(|c| (c.name.as_str(), &c.path)));
-        let path = paths.find(|(known, _)| known == name).map_or("/", |(_, path)| path);
+        let paths = plan.services.iter().map(|s| (s.name.as_str(), s.path.clone()));
+        let mut paths = paths.chain(plan.catalogs.iter().map(|c| (c.name.as_str(), c.path.to_string())));
+        let path = paths.find(|(known, _)| known == name).map_or_else(|| "/".to_owned(), |(_, path)| path);
         let reason = reason.as_deref().unwrap_or("the registry did not answer");
         let (code, text) = match reason.strip_prefix("forbidden: ") {
             Some(text) => {
@@ -53,7 +53,7 @@ pub(super) fn lint(plan: &Plan, survey: &Survey) -> Vec<Finding> {
             }
             None => ("unlisted", reason.to_owned()),
         };
-        findings.push(Finding { service: name.clone(), path: path.to_owned(), code, text });
+        findings.push(Finding { service: name.clone(), path, code, text });
     }
     let unlisted = |name: &str| survey.missing.iter().any(|(missing, _)| missing == name);
     let upstreams = survey.table.sorted_upstreams();
@@ -67,7 +67,7 @@ pub(super) fn lint(plan: &Plan, survey: &Survey) -> Vec<Finding> {
         if !upstreams.iter().any(|upstream| upstream.name().as_str().starts_with(&prefix)) {
             findings.push(Finding {
                 service: catalog.name.to_string(),
-                path: catalog.path.clone(),
+                path: catalog.path.to_string(),
                 code: "empty",
                 text: "no directory below it, so no service".to_owned(),
             });

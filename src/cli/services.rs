@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::args::ServicesArgs;
 use crate::gateway::{Survey, survey};
-use crate::table::ServiceView;
+use crate::table::{CatalogView, ServiceView};
 
 /// Registries have this long to answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -19,12 +19,12 @@ pub(super) fn run(args: &ServicesArgs) -> anyhow::Result<ExitCode> {
         Err(code) => return Ok(code),
     };
     let survey = super::runtime()?.block_on(survey(&plan, PATIENCE));
-    let services = survey.table.service_views();
+    let (services, catalogs) = (survey.table.service_views(), survey.table.catalog_views());
     let text = if args.json {
-        format!("{}\n", serde_json::json!({ "services": services }))
+        format!("{}\n", serde_json::json!({ "services": services, "catalogs": catalogs }))
     } else {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        table(&services, now.as_millis() as u64)
+        table(&services, &catalogs, now.as_millis() as u64)
     };
     std::io::stdout().write_all(text.as_bytes())?;
     Ok(tell_missing(&survey))
@@ -43,7 +43,7 @@ const HEAD: [&str; 10] =
     ["SERVICE", "NODE", "FORMAT", "ADDRESS", "WEIGHT", "STATE", "ZONE", "AGE", "OWNER", "REASON"];
 
 /// `now`: milliseconds since 1970.
-fn table(services: &[ServiceView], now: u64) -> String {
+fn table(services: &[ServiceView], catalogs: &[CatalogView], now: u64) -> String {
     let mut rows = vec![HEAD.map(str::to_owned)];
     for service in services {
         let start = |node: &str, state: &str, reason: &str| {
@@ -72,6 +72,14 @@ fn table(services: &[ServiceView], now: u64) -> String {
                 (true, reason) => start("-", "unlisted", reason.as_deref().unwrap_or_default()),
                 (false, _) => start("-", "empty", ""),
             });
+        }
+    }
+    for catalog in catalogs {
+        for rejected in &catalog.rejected {
+            let mut row = HEAD.map(|_| "-".to_owned());
+            [row[0], row[1], row[5], row[9]] =
+                [catalog.name.clone(), rejected.node.clone(), "rejected".to_owned(), rejected.reason.clone()];
+            rows.push(row);
         }
     }
     render(&rows)

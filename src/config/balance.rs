@@ -7,11 +7,12 @@ use super::reader::{Node, Table};
 use super::schema;
 use crate::model::{BalancePolicy, BalanceSpec, HashKey};
 
-const VIRTUAL_NODES: u32 = 160;
+pub(super) const VIRTUAL_NODES: u32 = 160;
 const TABLE_SIZE: u32 = 65_537;
 /// The parameters that only the two hash policies have.
 const HASH_KEYS: [&str; 4] = ["key", "virtual_nodes", "table_size", "load_bound"];
-const KEY_FORMS: &str = "header:NAME, cookie:NAME, query:NAME, path, path:CAPTURE, host, client_ip";
+pub(super) const KEY_FORMS: &str =
+    "header:NAME, cookie:NAME, query:NAME, path, path:CAPTURE, host, client_ip";
 
 /// Reads the choice of a service or a catalog.
 pub(super) fn balance(node: &Node<'_>) -> Option<BalanceSpec> {
@@ -86,7 +87,7 @@ fn prime(node: &Node<'_>) -> Option<u32> {
 }
 
 /// `header:x-user-id` and the like.
-fn hash_key(text: &str) -> Result<HashKey, String> {
+pub(super) fn hash_key(text: &str) -> Result<HashKey, String> {
     let (kind, name) = text.split_once(':').map_or((text, None), |(kind, name)| (kind, Some(name)));
     let bad = |what: &str| Err(format!("names no {what}; accepted: {KEY_FORMS}"));
     match (kind, name) {

@@ -37,6 +37,7 @@ pub(super) fn gateway(file: &Table<'_>, known: &Known) -> GatewayPlan {
             .or("drain_lock_timeout", default.drain_lock_timeout, |n| n.duration(Duration::ZERO..=DAY)),
         id: table.or("id", default.id, |n| id(n).map(Some)),
         register: table.or("register", default.register, |n| register(n, known).map(Some)),
+        zone: table.get("zone").and_then(|n| n.label()).map(Into::into),
     }
 }
 

@@ -27,6 +27,7 @@ mod registries;
 mod routes;
 pub mod schema;
 mod services;
+mod shard;
 #[cfg(test)]
 mod tests;
 mod units;
@@ -94,7 +95,7 @@ fn read(root: &reader::Node<'_>) -> Option<Plan> {
         limits: gateway::limits(&file),
         ..Plan::default()
     };
-    let mut known = names::Known::default();
+    let mut known = names::Known::in_zone(plan.gateway.zone.clone());
     plan.registries = registries::registries(&file, &mut known);
     plan.gateway = gateway::gateway(&file, &known);
     plan.services = services::services(&file, &mut known);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::plan::{PathMatch, Segment, ServiceRef};
+use super::plan::{HostMatch, PathMatch, Segment, ServiceRef};
 use super::reader::Node;
 use crate::model::{Protocol, RegistryName, ServiceName};
 
@@ -17,28 +17,35 @@ const MAX_COMPARED: usize = 500;
 pub(super) enum Captures<'p> {
     /// None: it stands in a listener of protocol `tcp`.
     None,
-    /// Those of the route's path.
-    Of(&'p PathMatch),
-    /// The route's path is faulty: any may be meant.
+    /// Those of the route's path and host.
+    Of(&'p PathMatch, Option<&'p HostMatch>),
+    /// The route's path or host is faulty: any may be meant.
     Unknown,
 }
 
-impl Captures<'_> {
-    fn offer(self, name: &str) -> bool {
+impl<'p> Captures<'p> {
+    /// Whether there is one of this name, or may be.
+    pub(super) fn offer(self, name: &str) -> bool {
         match self {
             Self::None => false,
-            Self::Of(path) => path.captures().any(|capture| capture == name),
+            Self::Of(path, host) => all(path, host).any(|capture| capture == name),
             Self::Unknown => true,
+        }
+    }
+
+    /// Their names, where they are known.
+    pub(super) fn names(self) -> Vec<&'p str> {
+        match self {
+            Self::Of(path, host) => all(path, host).collect(),
+            Self::None | Self::Unknown => Vec::new(),
         }
     }
 
     /// How a child of this catalog may be named.
     fn accepted(self, catalog: &str) -> String {
-        let captured = match self {
-            Self::Of(path) => path.captures().map(|name| [", ", catalog, "/{", name, "}"].concat()).collect(),
-            Self::None | Self::Unknown => String::new(),
-        };
-        let none = if matches!(self, Self::Of(_)) && captured.is_empty() {
+        let captured: String =
+            self.names().iter().map(|name| [", ", catalog, "/{", name, "}"].concat()).collect();
+        let none = if matches!(self, Self::Of(..)) && captured.is_empty() {
             " (this route's path has no {capture})"
         } else {
             ""
@@ -47,17 +54,32 @@ impl Captures<'_> {
     }
 }
 
+fn all<'p>(path: &'p PathMatch, host: Option<&'p HostMatch>) -> impl Iterator<Item = &'p str> {
+    let host = host.and_then(|host| match host {
+        HostMatch::Capture { name, .. } => Some(&**name),
+        HostMatch::Exact(_) | HostMatch::Wildcard(_) => None,
+    });
+    path.captures().chain(host)
+}
+
 /// Every name that references may use. Faulty entries count: their names are known.
 #[derive(Debug, Default)]
 pub(super) struct Known {
     pub(super) registries: Vec<String>,
     /// Where sound services and catalogs are registered.
     pub(super) homes: BTreeMap<String, RegistryName>,
+    /// The gateway's own.
+    pub(super) zone: Option<Box<str>>,
     services: Names,
     catalogs: Names,
 }
 
 impl Known {
+    /// Nothing but the gateway's zone.
+    pub(super) fn in_zone(zone: Option<Box<str>>) -> Self {
+        Self { zone, ..Self::default() }
+    }
+
     pub(super) fn add_service(&mut self, name: &str, protocol: Option<Protocol>) {
         self.services.insert(name.to_owned(), protocol);
     }
@@ -68,6 +90,22 @@ impl Known {
 
     pub(super) fn has_service(&self, name: &str) -> bool {
         self.services.contains_key(name)
+    }
+
+    /// The catalog that a node names, for a route.
+    pub(super) fn catalog(&self, node: &Node<'_>) -> Option<ServiceName> {
+        let text = node.text("the name of a catalog")?;
+        match self.catalogs.get(&text) {
+            Some(Some(Protocol::Tcp)) => {
+                node.fail("this catalog has protocol \"tcp\"; accepted in a route: catalogs of protocol \"http1\" or \"h2\"");
+                None
+            }
+            Some(_) => ServiceName::new(&text).ok(),
+            None => {
+                no_such("catalog", node, &self.catalogs);
+                None
+            }
+        }
     }
 
     /// The service that a node names. In a route it must speak HTTP, in a listener it must not.

@@ -11,8 +11,7 @@ use super::plan::{HostMatch, PathMatch, Rewrite, Segment};
 #[error("{0}")]
 pub struct InvalidPattern(String);
 
-const HOST_FORMS: &str =
-    "accepted: \"shop.example.com\", \"*.example.com\" (one or more labels), or no host at all for any";
+const HOST_FORMS: &str = "accepted: \"shop.example.com\", \"*.example.com\" (one or more labels), \"{name}.example.com\" (one label, captured), or no host at all for any";
 const PATH_FORMS: &str = "accepted: \"/orders\" (this path), \"/orders/*\" (it and all below), \"/users/{id}\" (one segment, captured)";
 const REWRITE_FORMS: &str =
     "accepted: \"/path\" for the whole path, or \"/prefix/*\" to put what the star matched under a prefix";
@@ -34,13 +33,29 @@ impl FromStr for HostMatch {
         let lower = text.to_ascii_lowercase();
         let (suffix, wildcard) =
             lower.strip_prefix("*.").map_or((lower.as_str(), false), |rest| (rest, true));
+        // The capture's name keeps its case: it is no part of the host.
+        if let Some((name, rest)) = text.strip_prefix('{').and_then(|rest| rest.split_once("}.")) {
+            let suffix = rest.to_ascii_lowercase();
+            return match Self::from_str(&suffix) {
+                _ if !is_name(name) => {
+                    invalid("has a capture whose name is none (letters, digits, _ and -)", HOST_FORMS)
+                }
+                Ok(Self::Exact(suffix)) if !suffix.starts_with('[') => {
+                    Ok(Self::Capture { name: name.into(), suffix })
+                }
+                Ok(_) => invalid("has more behind its capture than a host name", HOST_FORMS),
+                Err(error) => Err(error),
+            };
+        }
         let v6 = suffix.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
         if v6.is_some_and(|ip| !wildcard && ip.parse::<std::net::Ipv6Addr>().is_ok()) {
             return Ok(Self::Exact(suffix.into()));
         }
         match suffix {
             "" => invalid("names no host", HOST_FORMS),
-            _ if suffix.contains('{') => invalid("has a capture, which only a path can have", HOST_FORMS),
+            _ if suffix.contains('{') => {
+                invalid("has a capture that is not its whole first label", HOST_FORMS)
+            }
             _ if suffix.contains('*') => invalid("has a star that is not its whole first label", HOST_FORMS),
             _ if suffix.contains(':') => {
                 invalid("has a port or a scheme; hosts are compared without", HOST_FORMS)
@@ -60,6 +75,7 @@ impl fmt::Display for HostMatch {
         match self {
             Self::Exact(host) => f.write_str(host),
             Self::Wildcard(suffix) => write!(f, "*.{suffix}"),
+            Self::Capture { name, suffix } => write!(f, "{{{name}}}.{suffix}"),
         }
     }
 }
@@ -208,6 +224,7 @@ mod tests {
             ("*.Example.com", "*.example.com"),
             ("[::1]", "[::1]"),
             ("10.0.0.1", "10.0.0.1"),
+            ("{Shop}.Example.com", "{Shop}.example.com"),
         ] {
             assert_eq!(text.parse::<HostMatch>().unwrap().to_string(), shown);
         }
@@ -219,7 +236,12 @@ mod tests {
             "*a.b",
             "a:80",
             "http://a",
-            "{s}.internal",
+            "{s}",
+            "{s}.*.a",
+            "{s}.[::1]",
+            "{s}.{t}.a",
+            "{s s}.a",
+            "a.{s}.b",
             "a b",
             "é.fr",
             "a.",

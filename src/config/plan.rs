@@ -8,7 +8,10 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method};
 use ipnet::{IpNet, Ipv4Net};
 
-use crate::model::{BalanceSpec, FormatChoice, Protocol, Reading, RegistryName, ServiceName};
+use crate::model::{
+    BalanceSpec, CatalogPattern, FormatChoice, HashKey, InstanceChoice, PrimaryRule, Protocol, Reading,
+    RegistryName, ServiceName,
+};
 
 /// Everything a gateway needs to know. Made by [`super::load`] from a file, by `text.parse()` from a text, or by hand.
 ///
@@ -60,6 +63,8 @@ pub struct GatewayPlan {
     pub id: Option<String>,
     /// `[gateway.register]`: where it registers itself; `None`: nowhere.
     pub register: Option<FleetPlan>,
+    /// The zone it runs in.
+    pub zone: Option<Box<str>>,
 }
 
 impl Default for GatewayPlan {
@@ -76,6 +81,7 @@ impl Default for GatewayPlan {
             drain_lock_timeout: Duration::from_secs(60),
             id: None,
             register: None,
+            zone: None,
         }
     }
 }
@@ -247,6 +253,26 @@ pub struct ServiceDefaults {
     pub connect_timeout: Duration,
     /// How long a resolved name is believed.
     pub dns_ttl: Duration,
+    /// How it names its primary.
+    pub primary: PrimaryRule,
+    /// Whose instances come first.
+    pub zone: Option<ZonePreference>,
+    /// How long a new instance's share grows; `None`: as its payload asks for; zero: never.
+    pub slow_start: Option<Duration>,
+}
+
+/// Instances of one zone come first.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ZonePreference {
+    /// Which zone.
+    pub prefer: Box<str>,
+    /// All zones share the traffic where less than this part of the zone's instances is usable.
+    pub spill_below: f64,
+}
+
+impl ZonePreference {
+    /// The `spill_below` of a preference that names none.
+    pub const DEFAULT_SPILL: f64 = 0.5;
 }
 
 impl Default for ServiceDefaults {
@@ -258,6 +284,9 @@ impl Default for ServiceDefaults {
             balance: BalanceSpec::default(),
             connect_timeout: Duration::from_secs(1),
             dns_ttl: Duration::from_secs(30),
+            primary: PrimaryRule::default(),
+            zone: None,
+            slow_start: None,
         }
     }
 }
@@ -282,8 +311,8 @@ pub struct CatalogPlan {
     pub name: ServiceName,
     /// Where it is registered.
     pub registry: RegistryName,
-    /// The directory whose children are services.
-    pub path: String,
+    /// The directories that are services.
+    pub path: CatalogPattern,
     /// What each child starts with.
     pub defaults: ServiceDefaults,
 }
@@ -328,14 +357,41 @@ pub struct RoutePlan {
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// Query parameters that must have exactly this value (decoded).
     pub query: Vec<(String, String)>,
-    /// Who answers: at least one, of total weight above 0.
+    /// Who answers: at least one, of total weight above 0; none where there are shards.
     pub services: Vec<WeightedService>,
+    /// The services of a catalog, one of which a key picks.
+    pub shard: Option<ShardPlan>,
+    /// Which of the service's instances.
+    pub instances: InstanceChoice,
+    /// How long a request waits for a primary; zero: not at all.
+    pub primary_wait: Duration,
     /// Until the answer's head; `None`: no deadline.
     pub timeout: Option<Duration>,
     /// What the path becomes on its way; `None`: it stays.
     pub rewrite: Option<Rewrite>,
     /// What holds its requests back.
     pub barrier: Option<BarrierPlan>,
+}
+
+impl Default for RoutePlan {
+    /// Matches everything, and has nobody who answers yet.
+    fn default() -> Self {
+        Self {
+            name: "".into(),
+            host: None,
+            path: PathMatch { segments: Vec::new(), prefix: true },
+            methods: Vec::new(),
+            headers: Vec::new(),
+            query: Vec::new(),
+            services: Vec::new(),
+            shard: None,
+            instances: InstanceChoice::Any,
+            primary_wait: Duration::ZERO,
+            timeout: Some(Self::DEFAULT_TIMEOUT),
+            rewrite: None,
+            barrier: None,
+        }
+    }
 }
 
 impl RoutePlan {
@@ -361,6 +417,17 @@ pub struct BarrierPlan {
     pub wait: Option<Duration>,
 }
 
+/// A key picks one of a catalog's services by consistent hashing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShardPlan {
+    /// Whose services.
+    pub catalog: ServiceName,
+    /// What is hashed.
+    pub key: HashKey,
+    /// Points of each service on the ring.
+    pub virtual_nodes: u32,
+}
+
 /// A host pattern, lower-case, without port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HostMatch {
@@ -368,6 +435,13 @@ pub enum HostMatch {
     Exact(Box<str>),
     /// One or more labels before this suffix (held without `*.`).
     Wildcard(Box<str>),
+    /// One label before a suffix, captured under a name.
+    Capture {
+        /// The capture's name.
+        name: Box<str>,
+        /// What follows the label and its dot.
+        suffix: Box<str>,
+    },
 }
 
 /// A path pattern, split at its slashes: `/` is one empty segment, `/a/` is `a` and an empty one,

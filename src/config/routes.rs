@@ -9,9 +9,12 @@ use http::{HeaderName, HeaderValue, Method};
 use super::gateway::DAY;
 use super::names::{Captures, Known};
 use super::nodes;
-use super::plan::{BarrierPlan, PathMatch, Rewrite, RoutePlan, WeightedService};
+use super::plan::{BarrierPlan, HostMatch, PathMatch, Rewrite, RoutePlan, WeightedService};
 use super::reader::{Node, Table};
 use super::schema;
+use super::shard::shard;
+use super::units::show_duration;
+use crate::model::InstanceChoice;
 
 const MAX_WEIGHT: u32 = 1_000_000;
 
@@ -50,7 +53,7 @@ pub(super) fn routes(file: &Table<'_>, known: &Known) -> Vec<RoutePlan> {
 /// A route but for its name.
 fn route(table: &Table<'_>, known: &Known) -> Option<RoutePlan> {
     const PATH: &str = "a path pattern such as \"/orders/*\"";
-    let host = table.get("host").map(|n| n.parse("a host pattern", parsed));
+    let host = table.get("host").map(|n| n.parse::<HostMatch>("a host pattern", parsed));
     let path: Option<PathMatch> = match table.get("path") {
         Some(node) => node.parse(PATH, parsed),
         None => Some(PathMatch { segments: Vec::new(), prefix: true }),
@@ -66,7 +69,32 @@ fn route(table: &Table<'_>, known: &Known) -> Option<RoutePlan> {
         }
         Some(rewrite)
     });
-    let services = services(table, known, path.as_ref().map_or(Captures::Unknown, Captures::Of));
+    let captures = match (&path, &host) {
+        (Some(path), None) => Captures::Of(path, None),
+        (Some(path), Some(Some(host))) => Captures::Of(path, Some(host)),
+        _ => Captures::Unknown,
+    };
+    if let (Some(path), Some(Some(HostMatch::Capture { name, .. }))) = (&path, &host)
+        && path.captures().any(|capture| capture == &**name)
+        && let Some(node) = table.get("host")
+    {
+        node.fail(format!(
+            "{} captures {name}, as the path does; accepted: a name of its own for each capture",
+            node.quoted()
+        ));
+    }
+    let shards = table.get("shard").map(|n| shard(&n, known, captures));
+    let services = match (&shards, table.get("service").or_else(|| table.get("services"))) {
+        (Some(_), None) => Some(Vec::new()),
+        (Some(_), Some(node)) => {
+            node.fail("stands beside shard, which picks the service; accepted: one of the two");
+            None
+        }
+        (None, _) => services(table, known, captures),
+    };
+    let choices = InstanceChoice::ALL.iter().map(|choice| (choice.as_str(), *choice)).collect::<Vec<_>>();
+    let instances = table.or("instances", InstanceChoice::Any, |n| n.choice(&choices));
+    let primary_wait = primary_wait(table, instances, timeout);
     let barrier = barrier(table, known, services.as_deref());
     Some(RoutePlan {
         name: "".into(),
@@ -79,6 +107,12 @@ fn route(table: &Table<'_>, known: &Known) -> Option<RoutePlan> {
         headers,
         query,
         services: services?,
+        shard: match shards {
+            Some(shard) => Some(shard?),
+            None => None,
+        },
+        instances,
+        primary_wait,
         timeout: (!timeout.is_zero()).then_some(timeout),
         rewrite: match rewrite {
             Some(rewrite) => Some(rewrite?),
@@ -105,6 +139,24 @@ fn barrier(table: &Table<'_>, known: &Known, services: Option<&[WeightedService]
     }
     let node = nodes::named(&node, &schema::BARRIER, known, &likely)?;
     Some(BarrierPlan { node, wait: wait.flatten() })
+}
+
+/// A wait for a primary is one of a route to the primary, and ends before the route's time does.
+fn primary_wait(table: &Table<'_>, instances: InstanceChoice, timeout: Duration) -> Duration {
+    let Some(node) = table.get("primary_wait") else { return Duration::ZERO };
+    let wait = node.duration(Duration::ZERO..=DAY).unwrap_or_default();
+    if wait.is_zero() {
+        return wait;
+    }
+    if instances != InstanceChoice::Primary {
+        node.fail("waits for a primary, which this route does not ask for; accepted: beside instances = \"primary\"");
+    } else if !timeout.is_zero() && wait >= timeout {
+        node.fail(format!(
+            "is no shorter than the route's timeout; accepted: less than \"{}\"",
+            show_duration(timeout)
+        ));
+    }
+    wait
 }
 
 fn parsed<T: std::str::FromStr<Err = super::pattern::InvalidPattern>>(text: &str) -> Result<T, String> {

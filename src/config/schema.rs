@@ -72,6 +72,7 @@ pub(super) static GATEWAY: Section = Section {
         key("drain_lock_timeout", "duration", Value("\"60s\"")),
         key("id", "string", Words("host name and process id")),
         key("register", "a table, [gateway.register]", Words("nowhere")),
+        key("zone", "string", Words("none")),
     ],
 };
 
@@ -142,6 +143,9 @@ const SERVICE_KEYS: &[Key] = &[
     key("balance", "string or table", Value("\"round_robin\"")),
     key("connect_timeout", "duration", Value("\"1s\"")),
     key("dns_ttl", "duration", Value("\"30s\"")),
+    key("primary", "string or table", Words("as registered")),
+    key("zone", "string or table", Words("all alike")),
+    key("slow_start", "duration", Words("as registered")),
 ];
 
 pub(super) static SERVICE: Section =
@@ -159,6 +163,21 @@ pub(super) static BALANCE: Section = Section {
         key("virtual_nodes", "integer", Value("160")),
         key("table_size", "integer", Value("65537")),
         key("load_bound", "number", Words("no bound")),
+    ],
+};
+
+pub(super) static PRIMARY: Section = Section {
+    path: &["services", "*", "primary"],
+    heading: "primary = { … }",
+    keys: &[key("election", "registry path", Required)],
+};
+
+pub(super) static ZONE: Section = Section {
+    path: &["services", "*", "zone"],
+    heading: "zone = { … }",
+    keys: &[
+        key("prefer", "string", Words("the gateway's `zone`")),
+        key("spill_below", "number", Value("0.5")),
     ],
 };
 
@@ -190,6 +209,9 @@ pub(super) static ROUTE: Section = Section {
         key("rewrite", "path", Words("the path as it came")),
         key("barrier", "node", Words("none")),
         key("barrier_wait", "duration", Words("the timeout")),
+        key("instances", "string", Value("\"any\"")),
+        key("primary_wait", "duration", Value("\"0s\"")),
+        key("shard", "table", Words("none")),
     ],
 };
 
@@ -208,8 +230,19 @@ pub(super) static DRAIN_LOCK: Section =
 pub(super) static BARRIER: Section =
     Section { path: &["routes", "*", "barrier"], heading: "barrier = { … }", keys: NODE_KEYS };
 
+pub(super) static SHARD: Section = Section {
+    path: &["routes", "*", "shard"],
+    heading: "shard = { … }",
+    keys: &[
+        key("catalog", "catalog name", Required),
+        key("key", "hash key", Required),
+        key("policy", "string", Value("\"ring\"")),
+        key("virtual_nodes", "integer", Value("160")),
+    ],
+};
+
 /// Every section, in the order of the reference.
-pub static SECTIONS: [&Section; 16] = [
+pub static SECTIONS: [&Section; 19] = [
     &ROOT,
     &GATEWAY,
     &GATEWAY_REGISTER,
@@ -221,9 +254,12 @@ pub static SECTIONS: [&Section; 16] = [
     &SERVICE,
     &CATALOG,
     &BALANCE,
+    &PRIMARY,
+    &ZONE,
     &LISTENER,
     &ROUTE,
     &WEIGHTED,
+    &SHARD,
     &DRAIN_LOCK,
     &BARRIER,
 ];

@@ -7,11 +7,12 @@ use super::balance::balance;
 use super::gateway::{DAY, INSTANT};
 use super::names::Known;
 use super::network::check_registry_path;
-use super::plan::{CatalogPlan, ServiceDefaults, ServicePlan};
+use super::plan::{CatalogPlan, ServiceDefaults, ServicePlan, ZonePreference};
 use super::reader::{Node, Table};
 use super::schema::{self, Section};
 use crate::model::{
-    FormatChoice, FormatName, HashKey, Protocol, Reading, RegistryName, ServiceName, TlsChoice,
+    CatalogPattern, FormatChoice, FormatName, HashKey, PrimaryRule, Protocol, Reading, RegistryName,
+    ServiceName, TlsChoice,
 };
 
 /// Reads every service; all their names become known, also those of faulty ones.
@@ -42,6 +43,8 @@ pub(super) fn catalogs(file: &Table<'_>, known: &mut Known) -> Vec<CatalogPlan> 
         if let (Some(name), Some(registry), Some(path), Some(defaults)) =
             (entry.name, entry.registry, entry.path, entry.defaults)
         {
+            // Its stars are sound by now.
+            let Ok(path) = path.parse::<CatalogPattern>() else { continue };
             plans.push(CatalogPlan { name, registry, path, defaults });
         }
     }
@@ -83,7 +86,7 @@ fn entries<'a>(
             registry: table.as_ref().and_then(|table| registry(table, known)),
             path: table.as_ref().and_then(|table| path(table, catalog)),
             protocol,
-            defaults: table.as_ref().and_then(|table| defaults(table, protocol)),
+            defaults: table.as_ref().and_then(|table| defaults(table, protocol, catalog, known)),
         });
     }
     out
@@ -138,6 +141,14 @@ pub(super) fn directory(node: &Node<'_>) -> Option<String> {
 
 fn path(table: &Table<'_>, catalog: bool) -> Option<String> {
     table.require("path", PATH)?.parse(PATH, |text| {
+        if catalog && text.contains('*') {
+            // A star stands for one node's name.
+            check_registry_path(&text.replace("/*", "/x"))?;
+            return match text.parse::<CatalogPattern>() {
+                Ok(_) => Ok(text.to_owned()),
+                Err(error) => Err(format!("{error}; accepted: a path such as \"/services\", or a pattern such as \"/dubbo/*/providers\" in which a star is one whole segment")),
+            };
+        }
         check_registry_path(text)?;
         if text == "/" && !catalog {
             return Err("is the registry's root, which is no service; accepted: a path below it, such as \"/services/orders\"".to_owned());
@@ -146,7 +157,12 @@ fn path(table: &Table<'_>, catalog: bool) -> Option<String> {
     })
 }
 
-fn defaults(table: &Table<'_>, protocol: Option<Protocol>) -> Option<ServiceDefaults> {
+fn defaults(
+    table: &Table<'_>,
+    protocol: Option<Protocol>,
+    catalog: bool,
+    known: &Known,
+) -> Option<ServiceDefaults> {
     let default = ServiceDefaults::default();
     let limit = Duration::from_secs(300);
     let spec = match table.get("balance") {
@@ -166,7 +182,59 @@ fn defaults(table: &Table<'_>, protocol: Option<Protocol>) -> Option<ServiceDefa
     let connect_timeout =
         table.or("connect_timeout", default.connect_timeout, |n| n.duration(INSTANT..=limit));
     let dns_ttl = table.or("dns_ttl", default.dns_ttl, |n| n.duration(Duration::ZERO..=DAY));
-    Some(ServiceDefaults { format, reading, protocol: protocol?, balance: spec?, connect_timeout, dns_ttl })
+    let primary = table.or("primary", default.primary, |n| primary(n, catalog));
+    let zone = table.get("zone").map(|n| zone(&n, known));
+    let slow_start = table.get("slow_start").map(|n| n.duration(Duration::ZERO..=DAY));
+    Some(ServiceDefaults {
+        format,
+        reading,
+        protocol: protocol?,
+        balance: spec?,
+        connect_timeout,
+        dns_ttl,
+        primary,
+        zone: zone.flatten(),
+        slow_start: slow_start.flatten(),
+    })
+}
+
+fn primary(node: &Node<'_>, catalog: bool) -> Option<PrimaryRule> {
+    const PATH: &str = "the path of a directory of candidates, such as \"/election/orders\"";
+    if !node.is_table() {
+        return node.choice(&[("lowest_sequence", ())]).map(|()| PrimaryRule::LowestSequence);
+    }
+    if catalog {
+        node.fail(
+            "names one election for every service of the catalog; accepted in a catalog: \"lowest_sequence\"",
+        );
+        return None;
+    }
+    let table = node.table(&schema::PRIMARY)?;
+    let path = table.require("election", PATH)?.parse(PATH, |text| {
+        check_registry_path(text)?;
+        if text == "/" { Err(format!("is the registry's root; accepted: {PATH}")) } else { Ok(text.into()) }
+    })?;
+    Some(PrimaryRule::Election(path))
+}
+
+fn zone(node: &Node<'_>, known: &Known) -> Option<ZonePreference> {
+    if !node.is_table() {
+        let prefer = node.label()?.into();
+        return Some(ZonePreference { prefer, spill_below: ZonePreference::DEFAULT_SPILL });
+    }
+    let table = node.table(&schema::ZONE)?;
+    let prefer = match table.get("prefer") {
+        Some(node) => Some(node.label()?.into()),
+        None => known.zone.clone(),
+    };
+    if prefer.is_none() {
+        table.missing(
+            "prefer",
+            "is missing, and [gateway] names no zone; accepted: the zone to prefer, such as \"eu-1\"",
+        );
+    }
+    let spill_below = table.or("spill_below", ZonePreference::DEFAULT_SPILL, |n| n.number(0.0..=1.0));
+    Some(ZonePreference { prefer: prefer?, spill_below })
 }
 
 /// The keys about how nodes are read.

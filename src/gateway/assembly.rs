@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::barriers::Barriers;
 use super::drain_lock;
+use super::elections::Elections;
 use super::fleet::{self, Fleet};
 use super::handover::{self, Door, Handed, Inherited, Successor};
 use super::journal::{Journal, JournalFile, Place};
@@ -149,6 +150,7 @@ impl Gateway {
             snapshots: Snapshots::default(),
             journal: Journal::new(events.clone(), event_log.clone()),
             barriers: Barriers::default(),
+            elections: Elections::default(),
         };
         let (pump_orders, pump_thread) = start_pump(pump)?;
         configure(&pump_orders, &plan).await;

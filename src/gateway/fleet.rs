@@ -16,7 +16,7 @@ use super::registries::{AnyDiscovery, ensemble};
 use crate::admin::{FleetView, GatewayView, ListenerView};
 use crate::balance::Fingerprint;
 use crate::config::plan::{FleetPlan, Plan, RegistryKind, RegistryPlan};
-use crate::model::{FormatChoice, FormatName, Instance, ServiceName, ServiceSnapshot, Trust};
+use crate::model::{FormatChoice, FormatName, Instance, PrimaryRule, ServiceName, ServiceSnapshot, Trust};
 use crate::registration::{Announcement, Parents, Place, Registrar, RegistrarOptions, State};
 use crate::registry::{Base, Change};
 use crate::table::TableReader;
@@ -197,6 +197,8 @@ impl Member {
             path: fleet.path.clone(),
             format: FormatChoice::Fixed(FormatName::Json),
             reading: Arc::default(),
+            primary: PrimaryRule::Registered,
+            election: false,
             deny: Arc::default(),
         };
         let discovery = AnyDiscovery::start(&registry.kind, vec![base]);
@@ -216,7 +218,7 @@ impl Member {
             change = self.discovery.changed() => match change {
                 Change::Updated { snapshot, .. } => self.snapshot = Some(snapshot),
                 Change::Trust { trust, .. } => self.stale = trust == Trust::Stale,
-                Change::Gone { .. } | Change::Link { .. } => {}
+                Change::Gone { .. } | Change::Link { .. } | Change::Leader { .. } | Change::Refused { .. } => {}
             },
         }
     }

@@ -4,6 +4,7 @@ mod accept;
 mod assembly;
 mod barriers;
 mod drain_lock;
+mod elections;
 mod fleet;
 mod handover;
 mod journal;

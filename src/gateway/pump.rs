@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 use super::barriers::Barriers;
+use super::elections::Elections;
 use super::journal::Journal;
 use super::registries::{Registries, RegistryChange};
 use super::snapshots::{Restored, Snapshots};
@@ -50,6 +51,8 @@ pub(super) struct Pump {
     pub(super) journal: Journal,
     /// Nodes that hold routes back.
     pub(super) barriers: Barriers,
+    /// Elections that name primaries.
+    pub(super) elections: Elections,
 }
 
 impl Pump {
@@ -58,6 +61,7 @@ impl Pump {
         let (mut registries, mut changes) = Registries::new();
         let mut sweep = tokio::time::interval(SWEEP);
         let mut pending = Pending::default();
+        self.writer.set_time(unix_ms());
         loop {
             let gathered = pending.due.map(tokio::time::Instant::from_std);
             tokio::select! {
@@ -78,6 +82,7 @@ impl Pump {
                 () = sleep_until(gathered) => self.publish(&mut pending),
                 _ = sweep.tick() => {
                     self.writer.sweep();
+                    self.writer.warm(unix_ms());
                     let now = Instant::now();
                     self.restore(now, &mut pending);
                     self.snapshots.settle(now).await;
@@ -102,6 +107,7 @@ impl Pump {
         let begun = registries.configure(plan, &self.own);
         self.status.keep(plan, &begun);
         self.snapshots.configure(plan, &self.own, &begun, Instant::now());
+        self.elections.configure(plan);
         pending.first_listings.retain(|catalog, _| plan.catalogs.iter().any(|c| c.name == *catalog));
         for (_, base) in begun.bases {
             let reason = "not listed since the configuration was read";
@@ -120,6 +126,7 @@ impl Pump {
         registries: &Registries,
         pending: &mut Pending,
     ) {
+        self.writer.set_time(unix_ms());
         let mut next = Some(first);
         let mut applied = 0;
         while let Some(from) = next {
@@ -147,11 +154,20 @@ impl Pump {
         match from.change {
             Change::Updated { service, snapshot, received } => {
                 self.snapshots.touch(&from.registry, Instant::now());
+                let snapshot = self.elections.members(&service, snapshot);
                 let membership = self.writer.apply(&service, snapshot);
                 self.count(&from.registry, &service, &membership, Cause::Event, received);
                 pending.received.push(received);
                 pending.told(service);
             }
+            Change::Leader { base, leader, received } => {
+                if let Some((service, snapshot)) = self.elections.leader(&base, leader) {
+                    tracing::info!(%service, primary = snapshot.primary.as_deref(), "another leads");
+                    self.writer.apply(&service, snapshot);
+                    pending.received.push(received);
+                }
+            }
+            Change::Refused { catalog, rejected } => self.writer.reject(&catalog, rejected),
             Change::Gone { service, received } => {
                 self.snapshots.touch(&from.registry, Instant::now());
                 self.gone(&from.registry, &service, Cause::Event, received);
@@ -276,6 +292,12 @@ impl Pending {
             told.insert(service);
         }
     }
+}
+
+/// Milliseconds since 1970, as registrations tell time.
+pub(super) fn unix_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    since.as_millis() as u64
 }
 
 async fn sleep_until(at: Option<tokio::time::Instant>) {

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::config::plan::{Credential, Plan, RegistryKind, RegistryPlan};
-use crate::model::{DenyList, RegistryName, ServiceName};
+use crate::model::{DenyList, PrimaryRule, RegistryName, ServiceName};
 use crate::registry::directory::Directory;
 use crate::registry::zookeeper::{ConnectOptions, ZooKeeper};
 use crate::registry::{Base, Change, Discovery};
@@ -140,7 +140,8 @@ fn can_remove(kind: &RegistryKind) -> bool {
 fn base_of(change: &Change) -> Option<&str> {
     match change {
         Change::Updated { service, .. } | Change::Gone { service, .. } => service.as_str().split('/').next(),
-        Change::Trust { base, .. } => Some(base.as_str()),
+        Change::Trust { base, .. } | Change::Leader { base, .. } => Some(base.as_str()),
+        Change::Refused { catalog, .. } => Some(catalog.as_str()),
         Change::Link { .. } => None,
     }
 }
@@ -155,16 +156,24 @@ pub(super) fn bases_of(plan: &Plan, registry: &RegistryPlan, own: &[std::net::So
         format: service.defaults.format,
         reading: Arc::clone(&service.defaults.reading),
         deny: Arc::clone(&deny),
+        primary: service.defaults.primary.clone(),
+        election: false,
+    });
+    let elections = plan.services.iter().filter(|s| s.registry == registry.name).filter_map(|service| {
+        let PrimaryRule::Election(path) = &service.defaults.primary else { return None };
+        Some(Base::of_election(&service.name, path))
     });
     let catalogs = plan.catalogs.iter().filter(|c| c.registry == registry.name).map(|catalog| Base {
         name: catalog.name.clone(),
         catalog: true,
-        path: catalog.path.clone(),
+        path: catalog.path.to_string(),
         format: catalog.defaults.format,
         reading: Arc::clone(&catalog.defaults.reading),
         deny: Arc::clone(&deny),
+        primary: catalog.defaults.primary.clone(),
+        election: false,
     });
-    services.chain(catalogs).collect()
+    services.chain(elections).chain(catalogs).collect()
 }
 
 /// How to reach an ensemble; none for other kinds of registry.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::registries::Begun;
 use crate::config::plan::Plan;
 use crate::model::{RegistryName, ServiceName, Trust};
+use crate::registry::Base;
 use crate::telemetry::{LiveSink, LiveSource};
 
 /// Written by the pump, read by scrapes; no request looks here.
@@ -60,8 +61,11 @@ impl RegistryStatus {
     /// Forgets every registry and base that is not in the plan, and starts with those that begin anew.
     pub(super) fn keep(&self, plan: &Plan, begun: &Begun) {
         let services = plan.services.iter().map(|s| (&s.registry, &s.name));
+        let elections = plan.services.iter().map(|s| (&s.registry, Base::election_of(&s.name)));
+        let elections: Vec<_> = elections.collect();
         let catalogs = plan.catalogs.iter().map(|c| (&c.registry, &c.name));
-        let bases: HashSet<_> = services.chain(catalogs).collect();
+        let bases: HashSet<_> =
+            services.chain(catalogs).chain(elections.iter().map(|(r, name)| (*r, name))).collect();
         let mut all = self.lock();
         let mut old = std::mem::take(&mut *all);
         for registry in plan.registries.iter().map(|registry| &registry.name) {

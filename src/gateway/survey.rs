@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::elections::Elections;
+use super::pump::unix_ms;
 use super::registries::Registries;
 use crate::config::plan::Plan;
 use crate::model::Trust;
@@ -30,16 +32,25 @@ pub async fn survey(plan: &Plan, limit: Duration) -> Survey {
     let (mut writer, reader) = TableWriter::new(1);
     writer.configure(TableConfig::new(plan, &[plan.admin.listen]));
     writer.publish();
+    writer.set_time(unix_ms());
+    let mut elections = Elections::default();
+    elections.configure(plan);
     let (mut registries, mut changes) = Registries::new();
     registries.configure(plan, &[plan.admin.listen]);
     let mut reasons = std::collections::BTreeMap::new();
     let listing = async {
-        while !reader.load().is_listed() {
+        while !reader.load().is_listed() || !elections.are_listed() {
             let Some(from) = changes.recv().await else { return };
             match from.change {
                 Change::Updated { service, snapshot, .. } => {
-                    writer.apply(&service, snapshot);
+                    writer.apply(&service, elections.members(&service, snapshot));
                 }
+                Change::Leader { base, leader, .. } => {
+                    if let Some((service, snapshot)) = elections.leader(&base, leader) {
+                        writer.apply(&service, snapshot);
+                    }
+                }
+                Change::Refused { catalog, rejected } => writer.reject(&catalog, rejected),
                 Change::Gone { service, .. } => {
                     writer.gone(&service);
                 }

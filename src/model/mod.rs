@@ -5,8 +5,10 @@ mod cause;
 mod deny;
 mod instance;
 mod name;
+mod pattern;
 mod policy;
 mod reading;
+mod sequence;
 mod snapshot;
 
 pub use cause::Cause;
@@ -15,8 +17,11 @@ pub use instance::{
     Address, Host, Incarnation, Instance, InstanceId, InvalidAddress, NodeFacts, Owner, Role,
 };
 pub use name::{InvalidName, RegistryName, ServiceName};
+pub use pattern::{CatalogPattern, CatalogPlace, InvalidCatalog};
 pub use policy::{
-    BalancePolicy, BalanceSpec, FormatChoice, FormatName, HashKey, Protocol, TlsChoice, Trust, UnknownName,
+    BalancePolicy, BalanceSpec, FormatChoice, FormatName, HashKey, InstanceChoice, PrimaryRule, Protocol,
+    TlsChoice, Trust, UnknownName,
 };
 pub use reading::Reading;
+pub use sequence::sequence_of;
 pub use snapshot::{Membership, RejectReason, Rejected, ServiceSnapshot};

@@ -15,6 +15,12 @@ pub struct InvalidName {
     why: &'static str,
 }
 
+impl InvalidName {
+    pub(super) fn new(text: &str, why: &'static str) -> Self {
+        Self { text: text.to_owned(), why }
+    }
+}
+
 macro_rules! name_type {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -79,7 +85,7 @@ impl RegistryName {
     }
 }
 
-fn check_segment(text: &str) -> Result<(), InvalidName> {
+pub(super) fn check_segment(text: &str) -> Result<(), InvalidName> {
     let why = if text.is_empty() {
         "it is empty"
     } else if text.len() > MAX_NAME {

@@ -154,6 +154,30 @@ impl Default for TlsChoice {
     }
 }
 
+named_enum! {
+    /// Which of a service's instances answer a route.
+    InstanceChoice {
+        /// All of them.
+        Any = "any",
+        /// The one that the service names as its primary.
+        Primary = "primary",
+        /// All but that one.
+        Replicas = "replicas",
+    }
+}
+
+/// How a service names its primary.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub enum PrimaryRule {
+    /// By its layout, or a role in its payloads.
+    #[default]
+    Registered,
+    /// The node with the lowest sequence number in the service's own directory.
+    LowestSequence,
+    /// The node with the lowest sequence number in this directory names it, in its data.
+    Election(Box<str>),
+}
+
 /// The configured format of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum FormatChoice {

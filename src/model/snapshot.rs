@@ -100,6 +100,12 @@ impl Membership {
 }
 
 impl ServiceSnapshot {
+    /// Where the primary stands among the instances, if it does.
+    pub fn primary_index(&self) -> Option<usize> {
+        let primary = self.primary.as_ref()?;
+        self.instances.binary_search_by(|instance| instance.id.name.cmp(primary)).ok()
+    }
+
     /// What happened between `self` and `next`. Linear: both are sorted by name.
     pub fn diff(&self, next: &Self) -> Membership {
         let mut out = Membership::default();

@@ -17,7 +17,7 @@ use super::call::Call;
 use super::error::ProxyError;
 use super::headers::{self, Hop};
 use super::{grpc, hold, probe, upgrade};
-use crate::model::{Protocol, ServiceName};
+use crate::model::{InstanceChoice, Protocol, ServiceName};
 use crate::table::{Endpoint, Gate, Lease, NoService, PickRequest, RouteInput, Upstream, affinity};
 use crate::telemetry::Outcome;
 use crate::transport::{ConnectError, Outgoing, SendError, UpstreamBody};
@@ -37,6 +37,8 @@ struct Routed {
     key: Option<Vec<u8>>,
     /// The route's barrier, where it stands.
     gate: Option<(Arc<Gate>, Option<Duration>)>,
+    instances: InstanceChoice,
+    primary_wait: Duration,
 }
 
 /// Forwards a request and returns the answer's head with its streaming body.
@@ -97,10 +99,21 @@ fn route(call: &mut Call, request: &mut Request<Body>) -> Result<Routed, ProxyEr
         };
         let matched = table.route(&input).ok_or(ProxyError::NoRoute)?;
         call.route = Some(Arc::clone(&matched.route.name));
-        let upstream = matched.choose_service(table, rng).map_err(|missing| match missing {
+        let chosen = match &matched.route.shard {
+            None => matched.choose_service(table, rng),
+            Some(shard) => {
+                let key = affinity::key(&shard.key, &input, &matched, call.address);
+                let chosen = matched.choose_shard(table, shard, key.as_deref(), rng);
+                if let (None, Ok(upstream)) = (&key, &chosen) {
+                    client.context.metrics().keyless(upstream.name().as_str());
+                }
+                chosen
+            }
+        };
+        let upstream = chosen.map_err(|missing| match missing {
             NoService::Unknown => ProxyError::NoRoute,
             // Nobody knows yet whether there is such a service.
-            NoService::NotListed => ProxyError::NoInstances,
+            NoService::NotListed | NoService::NoShard => ProxyError::NoInstances,
         })?;
         call.service = Some(upstream.name().clone());
         let key = upstream.balance().key.as_ref().map(|key| {
@@ -124,6 +137,8 @@ fn route(call: &mut Call, request: &mut Request<Body>) -> Result<Routed, ProxyEr
             timeout: matched.route.timeout,
             key: key.flatten(),
             gate: matched.route.gate.as_ref().filter(|(gate, _)| gate.is_closed()).cloned(),
+            instances: matched.route.instances,
+            primary_wait: matched.route.primary_wait,
         };
         if let Some(target) = rewritten {
             let target = PathAndQuery::from_maybe_shared(target.into_bytes());
@@ -172,7 +187,11 @@ async fn attempts(
     let mut last_error = None;
     loop {
         // Each attempt looks at the table of now: what is gone since the last gets nothing.
-        let Some(lease) = pick(call, routed, &tried) else {
+        let mut picked = pick(call, routed, &tried);
+        if picked.is_none() && !routed.primary_wait.is_zero() {
+            picked = await_primary(call, routed, &tried).await;
+        }
+        let Some(lease) = picked else {
             return Err(last_error.unwrap_or(ProxyError::NoInstances));
         };
         if let Some(ProxyError::ConnectFailed(_)) = last_error {
@@ -239,10 +258,26 @@ fn pick(call: &Call, routed: &mut Routed, tried: &[u64]) -> Option<Lease> {
             now: context.clock.now(),
         };
         match found {
-            Some((generation, upstream)) if generation == table.generation() => upstream.pick(request),
-            _ => table.upstream(routed.service.as_str())?.pick(request),
+            Some((generation, upstream)) if generation == table.generation() => {
+                upstream.pick_among(routed.instances, request)
+            }
+            _ => table.upstream(routed.service.as_str())?.pick_among(routed.instances, request),
         }
     })
+}
+
+/// Waits for another primary than those tried, as long as the route says in all: looks at each tick.
+async fn await_primary(call: &Call, routed: &mut Routed, tried: &[u64]) -> Option<Lease> {
+    let clock = Rc::clone(&call.client.context.clock);
+    let until = call.started.checked_add(routed.primary_wait)?;
+    while clock.now() < until {
+        let tick = clock.now() + Duration::from_nanos(1);
+        let _ = clock.within(Some(tick), pin!(std::future::pending::<()>())).await;
+        if let Some(lease) = pick(call, routed, tried) {
+            return Some(lease);
+        }
+    }
+    None
 }
 
 /// Nothing was sent: the instance is out of rotation until it answers a probe.

@@ -14,7 +14,10 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::model::{DenyList, FormatChoice, Reading, ServiceName, ServiceSnapshot, Trust};
+use crate::model::{
+    CatalogPattern, DenyList, FormatChoice, PrimaryRule, Reading, Rejected, ServiceName, ServiceSnapshot,
+    Trust,
+};
 
 /// One directory that is watched: a service's, or a catalog's.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,7 +26,7 @@ pub struct Base {
     pub name: ServiceName,
     /// Whether every child directory is a service of its own, named `NAME/CHILD`.
     pub catalog: bool,
-    /// Its path in the registry (below the chroot), `/services/orders`.
+    /// Its path in the registry (below the chroot), `/services/orders`; of a catalog its pattern.
     pub path: String,
     /// How its nodes are decoded.
     pub format: FormatChoice,
@@ -31,6 +34,42 @@ pub struct Base {
     pub reading: Arc<Reading>,
     /// Address ranges that no node may name (literals here; names when they are dialled).
     pub deny: Arc<DenyList>,
+    /// How a primary is named.
+    pub primary: PrimaryRule,
+    /// Whether its nodes are no instances but candidates, of which one leads.
+    pub election: bool,
+}
+
+impl Base {
+    /// The candidates that decide who is the primary of a service.
+    pub fn of_election(service: &ServiceName, path: &str) -> Self {
+        Self {
+            name: Self::election_of(service),
+            catalog: false,
+            path: path.to_owned(),
+            format: FormatChoice::Auto,
+            reading: Arc::default(),
+            deny: Arc::default(),
+            primary: PrimaryRule::Registered,
+            election: true,
+        }
+    }
+
+    /// What the election of a service is called: no service has this name, as none has a slash but those of
+    /// catalogs, which are called otherwise.
+    pub fn election_of(service: &ServiceName) -> ServiceName {
+        ServiceName::in_catalog(service.as_str(), "election").unwrap_or_else(|_| service.clone())
+    }
+
+    /// A catalog's pattern.
+    pub fn pattern(&self) -> Option<CatalogPattern> {
+        self.catalog.then(|| self.path.parse().unwrap_or_else(|_| CatalogPattern::children_of(&self.path)))
+    }
+
+    /// The one directory that is watched.
+    pub fn root(&self) -> String {
+        self.pattern().map_or_else(|| self.path.clone(), |pattern| pattern.root().to_owned())
+    }
 }
 
 /// News of a registry. Says what is, not what happened: missing one of two equals seeing the last.
@@ -51,6 +90,22 @@ pub enum Change {
         service: ServiceName,
         /// As above.
         received: Instant,
+    },
+    /// Another candidate leads in an election.
+    Leader {
+        /// The election's name.
+        base: ServiceName,
+        /// What its node says; nothing where there is no candidate.
+        leader: Option<Arc<str>>,
+        /// As above.
+        received: Instant,
+    },
+    /// These directories of a catalog are no services, and no others.
+    Refused {
+        /// The catalog.
+        catalog: ServiceName,
+        /// Sorted by path below its root.
+        rejected: Arc<[Rejected]>,
     },
     /// A base's trust changed, or its first whole listing is done (then `Live`, after its `Updated`s).
     Trust {

@@ -35,6 +35,7 @@ struct Queue {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Subject {
     Service(ServiceName),
+    Refused(ServiceName),
     Base(ServiceName),
     Link,
 }
@@ -77,8 +78,12 @@ impl Queue {
             self.next
         });
         let waiting = self.changes.get(&place).and_then(received);
-        if let (Change::Updated { received, .. } | Change::Gone { received, .. }, Some(waiting)) =
-            (&mut change, waiting)
+        if let (
+            Change::Updated { received, .. }
+            | Change::Gone { received, .. }
+            | Change::Leader { received, .. },
+            Some(waiting),
+        ) = (&mut change, waiting)
         {
             *received = waiting.min(*received);
         }
@@ -94,8 +99,10 @@ impl Queue {
 
 fn received(change: &Change) -> Option<std::time::Instant> {
     match change {
-        Change::Updated { received, .. } | Change::Gone { received, .. } => Some(*received),
-        Change::Trust { .. } | Change::Link { .. } => None,
+        Change::Updated { received, .. }
+        | Change::Gone { received, .. }
+        | Change::Leader { received, .. } => Some(*received),
+        Change::Refused { .. } | Change::Trust { .. } | Change::Link { .. } => None,
     }
 }
 
@@ -103,6 +110,9 @@ impl Subject {
     fn of(change: &Change) -> Self {
         match change {
             Change::Updated { service, .. } | Change::Gone { service, .. } => Self::Service(service.clone()),
+            // An election's name is no service's.
+            Change::Leader { base, .. } => Self::Service(base.clone()),
+            Change::Refused { catalog, .. } => Self::Refused(catalog.clone()),
             Change::Trust { base, .. } => Self::Base(base.clone()),
             Change::Link { .. } => Self::Link,
         }
@@ -135,6 +145,8 @@ mod tests {
             .map(|change| match change {
                 Change::Updated { service, .. } => format!("updated {service}"),
                 Change::Gone { service, .. } => format!("gone {service}"),
+                Change::Leader { base, .. } => format!("leader {base}"),
+                Change::Refused { catalog, .. } => format!("refused {catalog}"),
                 Change::Trust { base, trust, .. } => format!("{trust:?} {base}"),
                 Change::Link { connected, .. } => format!("link {connected}"),
             })

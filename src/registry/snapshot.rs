@@ -48,8 +48,8 @@ pub struct StoredBase {
 /// Everything about a base that decides what its nodes mean. A base that is read in another way now cannot use what was
 /// stored.
 pub fn reading(base: &Base) -> String {
-    let Base { name: _, catalog, path, format, reading, deny: _ } = base;
-    format!("{path} catalog={catalog} {format:?} {reading:?}")
+    let Base { name: _, catalog, path, format, reading, deny: _, primary, election: _ } = base;
+    format!("{path} catalog={catalog} {format:?} {reading:?} {primary:?}")
 }
 
 /// Why a snapshot is not used.

@@ -3,31 +3,41 @@
 //! Both kinds of registry feed it node by node and fetch changes when they have fed it whole; nodes are
 //! decoded then, so that detection sees a listing and not its first line.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Base, Change};
-use crate::model::{Incarnation, NodeFacts, RejectReason, ServiceName, ServiceSnapshot};
+use crate::model::{
+    CatalogPattern, Incarnation, NodeFacts, PrimaryRule, RejectReason, Rejected, ServiceSnapshot,
+};
 
+mod candidates;
 mod service;
 
+use candidates::Candidates;
 use service::Service;
 
-/// Unsafe names that are remembered so as to be told only once.
-const MAX_TOLD_NAMES: usize = 1000;
+/// Directories of a catalog that are told to be no services.
+const MAX_REFUSED: usize = 1000;
 
 /// The decoded state of one base: a service, or a catalog of them.
 #[derive(Debug)]
 pub struct BaseView {
     base: Arc<Base>,
-    /// By child directory; a base that is one service has it under the empty name.
+    pattern: Option<CatalogPattern>,
+    /// By child directory (its path below a pattern's root); a base that is one service has it under the
+    /// empty name.
     services: HashMap<Box<str>, Service>,
+    /// What an election has instead.
+    candidates: Option<Candidates>,
     /// What `take_changes` looks at.
     touched: Vec<Box<str>>,
     /// What was told last, kept over a directory's absence until that is told too.
     told: HashMap<Box<str>, Arc<ServiceSnapshot>>,
-    refused: HashSet<Box<str>>,
+    /// Directories of a catalog whose names are none.
+    refused: BTreeMap<Box<str>, Rejected>,
+    refused_news: bool,
 }
 
 impl BaseView {
@@ -38,10 +48,13 @@ impl BaseView {
             services: HashMap::new(),
             touched: Vec::new(),
             told: HashMap::new(),
-            refused: HashSet::new(),
+            refused: BTreeMap::new(),
+            refused_news: false,
+            pattern: base.pattern(),
+            candidates: base.election.then(Candidates::default),
             base,
         };
-        if !view.base.catalog {
+        if !view.base.catalog && !view.base.election {
             let service = Service::new(Arc::clone(&view.base), view.base.name.clone(), None);
             view.services.insert("".into(), service);
             view.touch("");
@@ -51,17 +64,22 @@ impl BaseView {
 
     /// A catalog's child directory exists. Its name must be a safe segment; else it is told once and ignored.
     pub fn put_service(&mut self, child: &str) {
-        if !self.base.catalog || self.services.contains_key(child) {
+        let Some(pattern) = self.pattern.as_ref().filter(|_| !self.services.contains_key(child)) else {
             return;
-        }
-        match ServiceName::in_catalog(self.base.name.as_str(), child) {
+        };
+        match pattern.name(&self.base.name, child) {
             Ok(name) => {
                 self.services.insert(child.into(), Service::new(Arc::clone(&self.base), name, Some(child)));
                 self.touch(child);
             }
             Err(error) => {
-                if self.refused.len() < MAX_TOLD_NAMES && self.refused.insert(child.into()) {
+                if self.refused.len() < MAX_REFUSED && !self.refused.contains_key(child) {
                     tracing::warn!(catalog = %self.base.name, %error, "a directory of the catalog is no service");
+                    let node = child.escape_debug().to_string().into();
+                    let rejected =
+                        Rejected { node, reason: RejectReason::BadName, detail: error.to_string() };
+                    self.refused.insert(child.into(), rejected);
+                    self.refused_news = true;
                 }
             }
         }
@@ -72,6 +90,7 @@ impl BaseView {
         if self.base.catalog && self.services.remove(child).is_some() {
             self.touched.push(child.into());
         }
+        self.refused_news |= self.refused.remove(child).is_some();
     }
 
     /// A node exists and holds this. With the incarnation it had before, its last good value outlives bad data.
@@ -85,6 +104,9 @@ impl BaseView {
         facts: NodeFacts,
         data: &[u8],
     ) {
+        if let Some(candidates) = &mut self.candidates {
+            return candidates.put(node, data);
+        }
         if let Some(child) = child {
             self.put_service(child);
         }
@@ -93,6 +115,9 @@ impl BaseView {
 
     /// A node exists and cannot be used, for a reason that is not in its data. Its last good value stays.
     pub fn reject(&mut self, child: Option<&str>, node: &str, reason: RejectReason, detail: &str) {
+        if let Some(candidates) = &mut self.candidates {
+            return candidates.reject(node);
+        }
         if let Some(child) = child {
             self.put_service(child);
         }
@@ -101,6 +126,9 @@ impl BaseView {
 
     /// A node is gone.
     pub fn remove(&mut self, child: Option<&str>, node: &str) {
+        if let Some(candidates) = &mut self.candidates {
+            return candidates.remove(node);
+        }
         self.with(child, |service| service.remove(node));
     }
 
@@ -112,6 +140,16 @@ impl BaseView {
     /// The same of so many touched services at the most: nodes are decoded here, which takes its time.
     pub fn take_some_changes(&mut self, at_most: usize, received: Instant) -> Vec<Change> {
         let mut changes = Vec::new();
+        if let Some(candidates) = &mut self.candidates
+            && candidates.elect()
+        {
+            let leader = candidates.leader();
+            changes.push(Change::Leader { base: self.base.name.clone(), leader, received });
+        }
+        if std::mem::take(&mut self.refused_news) {
+            let rejected = self.refused.values().cloned().collect();
+            changes.push(Change::Refused { catalog: self.base.name.clone(), rejected });
+        }
         let rest = self.touched.len().saturating_sub(at_most);
         for child in self.touched.split_off(rest) {
             match self.services.get_mut(&child) {
@@ -120,7 +158,10 @@ impl BaseView {
                     if !std::mem::take(&mut service.touched) {
                         continue;
                     }
-                    let snapshot = service.snapshot();
+                    let mut snapshot = service.snapshot();
+                    if self.base.primary == PrimaryRule::LowestSequence {
+                        snapshot.primary = snapshot.lowest_sequence();
+                    }
                     if self.told.get(&child).is_some_and(|told| service::same(told, &snapshot)) {
                         continue;
                     }
@@ -131,7 +172,8 @@ impl BaseView {
                 }
                 None => {
                     if self.told.remove(&child).is_some()
-                        && let Ok(service) = ServiceName::in_catalog(self.base.name.as_str(), &child)
+                        && let Some(pattern) = &self.pattern
+                        && let Ok(service) = pattern.name(&self.base.name, &child)
                     {
                         changes.push(Change::Gone { service, received });
                     }

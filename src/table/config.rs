@@ -9,7 +9,7 @@ use crate::balance::{BalancerFactory, Standard};
 use crate::config::plan::{
     CatalogPlan, Limits, ListenerPlan, Plan, RegistryPlan, RoutePlan, ServiceDefaults, ServicePlan,
 };
-use crate::model::{DenyList, RegistryName, ServiceName};
+use crate::model::{CatalogPattern, DenyList, RegistryName, ServiceName};
 
 /// What every worker needs to know beside routes and services. One for each configuration.
 #[derive(Debug, Clone, PartialEq)]
@@ -114,7 +114,9 @@ impl ServiceSpec {
 pub(super) struct Specs {
     pub(super) services: HashMap<ServiceName, Arc<ServiceSpec>>,
     /// Of each catalog, itself as a service: its children take it over.
-    pub(super) catalogs: HashMap<ServiceName, Arc<ServiceSpec>>,
+    pub(super) catalogs: Arc<HashMap<ServiceName, Arc<ServiceSpec>>>,
+    /// Where the children of each catalog are.
+    patterns: HashMap<ServiceName, CatalogPattern>,
 }
 
 impl Specs {
@@ -132,9 +134,12 @@ impl Specs {
             let base = name.clone();
             (name.clone(), Arc::new(ServiceSpec { name, base, registry, path, defaults, deny, balancer }))
         };
+        let patterns = catalogs.iter().map(|c| (c.name.clone(), c.path.clone())).collect();
+        let catalog = |c: CatalogPlan| spec(c.name, c.registry, c.path.to_string(), c.defaults);
         Self {
             services: services.into_iter().map(|s| spec(s.name, s.registry, s.path, s.defaults)).collect(),
-            catalogs: catalogs.into_iter().map(|c| spec(c.name, c.registry, c.path, c.defaults)).collect(),
+            catalogs: Arc::new(catalogs.into_iter().map(catalog).collect()),
+            patterns,
         }
     }
 
@@ -147,8 +152,8 @@ impl Specs {
         let Some((catalog, child)) = name.as_str().split_once('/') else {
             return self.services.get(name).cloned();
         };
-        let catalog = self.catalogs.get(catalog)?;
-        let path = format!("{}/{child}", catalog.path.trim_end_matches('/'));
+        let (catalog, pattern) = (self.catalogs.get(catalog)?, self.patterns.get(catalog)?);
+        let path = pattern.path(child);
         Some(Arc::new(ServiceSpec { name: name.clone(), path, ..ServiceSpec::clone(catalog) }))
     }
 

@@ -7,6 +7,8 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use crate::balance::Slot;
+use crate::config::plan::ShardPlan;
+use crate::model::{HashKey, InstanceChoice};
 
 use super::affinity;
 use super::endpoint::InstanceState;
@@ -22,8 +24,12 @@ pub struct Explanation {
     pub route: Option<String>,
     /// The service; null where there is none, or chance decides among several.
     pub service: Option<String>,
-    /// The value that is hashed; null where the policy hashes none, or the request lacks it.
+    /// The value that is hashed; null where the policy hashes none, or the request lacks it. Of a service
+    /// that hashes none, but is one of a route's shards: what picked it.
     pub key: Option<String>,
+    /// The value that picked the service among a route's shards.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard_key: Option<String>,
     /// The instance's id, where a key decides; else null.
     pub instance: Option<String>,
     /// Routes in order of precedence, then services, then instances.
@@ -65,9 +71,52 @@ impl RoutingTable {
             out.consider("route", &route.name, verdict, reason);
         }
         if let Some(matched) = self.route(input) {
-            self.explain_services(&matched, input, client, now, &mut out);
+            match &matched.route.shard {
+                Some(shard) => self.explain_shards(shard, &matched, input, client, now, &mut out),
+                None => self.explain_services(&matched, input, client, now, &mut out),
+            }
         }
         out
+    }
+
+    fn explain_shards(
+        &self,
+        shard: &ShardPlan,
+        matched: &Matched,
+        input: &RouteInput<'_>,
+        client: Option<IpAddr>,
+        now: Instant,
+        out: &mut Explanation,
+    ) {
+        let ring = match self.shard_ring(shard) {
+            Ok(ring) if !ring.names().is_empty() => ring,
+            Ok(_) => {
+                return out.consider("catalog", shard.catalog.as_str(), REJECTED, "it has no service".into());
+            }
+            Err(error) => {
+                return out.consider("catalog", shard.catalog.as_str(), REJECTED, error.to_string());
+            }
+        };
+        let Some(key) = hashed(&shard.key, matched, input, client) else {
+            for name in ring.names() {
+                let reason =
+                    format!("the request has no {}: by chance, 1 of {}", shard.key, ring.names().len());
+                out.consider("service", name.as_str(), POSSIBLE, reason);
+            }
+            return;
+        };
+        let shown = String::from_utf8_lossy(&key).into_owned();
+        out.key = Some(shown.clone());
+        for (place, name) in ring.order(&key).into_iter().enumerate() {
+            let verdict = if place == 0 { CHOSEN } else { REJECTED };
+            let reason = format!("number {} for {} = {shown:?} among the shards", place + 1, shard.key);
+            out.consider("service", name.as_str(), verdict, reason);
+        }
+        out.shard_key = Some(shown);
+        if let Some(upstream) = ring.find(&key).and_then(|name| self.upstream(name.as_str())) {
+            out.service = Some(upstream.name().to_string());
+            explain_instances(upstream, matched, input, client, now, out);
+        }
     }
 
     fn explain_services(
@@ -86,7 +135,9 @@ impl RoutingTable {
             let weight = u64::from(service.weight);
             let (verdict, reason) = match found {
                 Err(NoService::NotListed) => (REJECTED, "its catalog has not been listed yet".to_owned()),
-                Err(NoService::Unknown) => (REJECTED, "there is no such service".to_owned()),
+                Err(NoService::Unknown | NoService::NoShard) => {
+                    (REJECTED, "there is no such service".to_owned())
+                }
                 Ok(_) if weight == 0 && total > 0 => (REJECTED, "its weight is 0".to_owned()),
                 Ok(upstream) => {
                     candidates.push(upstream);
@@ -116,16 +167,15 @@ fn explain_instances(
     now: Instant,
     out: &mut Explanation,
 ) {
-    let spec = upstream.balance();
-    let hashed = spec.key.as_ref().and_then(|key| {
-        let needs_client = *key == crate::model::HashKey::ClientIp;
-        let client = client.or((!needs_client).then_some(IpAddr::from([0, 0, 0, 0])))?;
-        affinity::key(key, input, matched, client)
-    });
+    let (spec, choice) = (upstream.balance(), matched.route.instances);
+    if choice == InstanceChoice::Primary {
+        return explain_primary(upstream, out);
+    }
+    let hashed = spec.key.as_ref().and_then(|key| hashed(key, matched, input, client));
     // Without a service chosen the key and the instance of one of several would mislead.
     let decided = out.service.is_some();
-    let chosen = hashed.as_deref().and_then(|key| upstream.place(key, now));
-    let order = hashed.as_deref().and_then(|key| upstream.placement(key)).unwrap_or_default();
+    let chosen = hashed.as_deref().and_then(|key| upstream.place(choice, key, now));
+    let order = hashed.as_deref().and_then(|key| upstream.placement(choice, key)).unwrap_or_default();
     if let Some(key) = hashed.as_deref().filter(|_| decided) {
         out.key = Some(String::from_utf8_lossy(key).into_owned());
     }
@@ -137,7 +187,16 @@ fn explain_instances(
     for (instance, slot, state) in upstream.instances() {
         let place = order.iter().position(|s| *s == slot).map(|place| place + 1);
         let before = place.zip(chosen_place).is_some_and(|(place, chosen)| place < chosen);
-        let (verdict, reason) = verdict(state, instance.weight, slot, chosen, place, &how);
+        let primary = upstream.primary() == Some(slot);
+        let (verdict, reason) = match verdict(state, instance.weight, slot, chosen, place, &how) {
+            _ if primary && choice == InstanceChoice::Replicas => {
+                (REJECTED, "the primary, and this route is for replicas".to_owned())
+            }
+            (POSSIBLE, _) if upstream.is_local(slot) == Some(false) => {
+                (REJECTED, "outside of the preferred zone, which serves alone".to_owned())
+            }
+            verdict => verdict,
+        };
         let reason =
             if before && state == InstanceState::Up { reason + ", but at its load bound" } else { reason };
         let label = &upstream.endpoints()[slot].id;
@@ -148,6 +207,39 @@ fn explain_instances(
         let reason = if label == name { reason } else { format!("{reason} (one endpoint with {label})") };
         out.consider("instance", name, verdict, reason);
     }
+}
+
+/// A route to the primary knows its instance without a key.
+fn explain_primary(upstream: &Upstream, out: &mut Explanation) {
+    let named = upstream.snapshot().primary.as_deref();
+    for (instance, slot, state) in upstream.instances() {
+        let name = &instance.id.name;
+        let (verdict, reason) = match (named == Some(&**name), state) {
+            (false, _) if named.is_none() => (REJECTED, "not the primary: the service names none".to_owned()),
+            (false, _) => (REJECTED, "not the primary".to_owned()),
+            (true, InstanceState::Ejected) => {
+                (CHOSEN, "the primary; it is ejected, but there is one only".to_owned())
+            }
+            (true, _) if upstream.primary_slot() == Some(slot) => (CHOSEN, "the primary".to_owned()),
+            (true, _) => (REJECTED, "the primary, but it wants no traffic".to_owned()),
+        };
+        if verdict == CHOSEN && out.service.is_some() {
+            out.instance = Some(upstream.endpoints()[slot].id.to_string());
+        }
+        out.consider("instance", name, verdict, reason);
+    }
+}
+
+/// What of the request is hashed. Without a client's address there is none.
+fn hashed<'a>(
+    key: &HashKey,
+    matched: &'a Matched,
+    input: &RouteInput<'a>,
+    client: Option<IpAddr>,
+) -> Option<Cow<'a, [u8]>> {
+    let needs_client = *key == HashKey::ClientIp;
+    let client = client.or((!needs_client).then_some(IpAddr::from([0, 0, 0, 0])))?;
+    affinity::key(key, input, matched, client)
 }
 
 fn verdict(

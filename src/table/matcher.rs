@@ -14,6 +14,8 @@ use super::route::{Route, next_segment, remainder};
 pub(super) struct Matcher {
     routes: Vec<Arc<Route>>,
     exact: HashMap<Box<str>, Node>,
+    /// By what follows a captured label.
+    captured: HashMap<Box<str>, Node>,
     /// By the suffix after `*.`.
     wildcard: HashMap<Box<str>, Node>,
     any: Node,
@@ -51,6 +53,9 @@ impl Matcher {
             let root = match &route.host {
                 None => &mut matcher.any,
                 Some(HostMatch::Exact(host)) => matcher.exact.entry(host.clone()).or_default(),
+                Some(HostMatch::Capture { suffix, .. }) => {
+                    matcher.captured.entry(suffix.clone()).or_default()
+                }
                 Some(HostMatch::Wildcard(suffix)) => matcher.wildcard.entry(suffix.clone()).or_default(),
             };
             let node = route.path.segments.iter().fold(root, |node, segment| match segment {
@@ -73,8 +78,12 @@ impl Matcher {
         // From left to right: the longest suffix comes first.
         let wildcard = suffixes.filter_map(|(dot, _)| self.wildcard.get(&input.host[dot + 1..]));
         let wildcard = wildcard.take(if self.wildcard.is_empty() { 0 } else { usize::MAX });
+        // No wildcard has a longer suffix than what follows the first label.
+        let captured = if self.captured.is_empty() { None } else { input.host.split_once('.') };
+        let captured = captured.filter(|(label, _)| !label.is_empty());
+        let captured = captured.and_then(|(_, suffix)| self.captured.get(suffix));
         // A better host wins whatever the path says, so that the first find is the best.
-        exact.chain(wildcard).chain([&self.any]).find_map(|root| self.search(root, input))
+        exact.chain(captured).chain(wildcard).chain([&self.any]).find_map(|root| self.search(root, input))
     }
 
     fn search(&self, root: &Node, input: &RouteInput<'_>) -> Option<&Arc<Route>> {
@@ -127,6 +136,9 @@ mod tests {
     }
 
     fn host(text: &str) -> HostMatch {
+        if let Some(suffix) = text.strip_prefix("{h}.") {
+            return HostMatch::Capture { name: "h".into(), suffix: suffix.into() };
+        }
         match text.strip_prefix("*.") {
             Some(suffix) => HostMatch::Wildcard(suffix.into()),
             None => HostMatch::Exact(text.into()),
@@ -144,6 +156,7 @@ mod tests {
         let with_host = |h, path| RoutePlan { host: Some(host(h)), ..route(path) };
         let order = vec![
             named("exact host", with_host("a.b.com", "/*")),
+            named("captured label", with_host("{h}.b.com", "/*")),
             named("longer wildcard", with_host("*.b.com", "/*")),
             named("shorter wildcard", with_host("*.com", "/a/b/c")),
             named("exact path", route("/a/b/c")),
@@ -166,9 +179,9 @@ mod tests {
         ];
         let expected: Vec<String> = order.iter().map(|r| r.name.to_string()).collect();
         for seed in 0..50 {
-            let mut shuffled = order[..13].iter().chain(&order[15..]).cloned().collect::<Vec<_>>();
+            let mut shuffled = order[..14].iter().chain(&order[16..]).cloned().collect::<Vec<_>>();
             fastrand::Rng::with_seed(seed).shuffle(&mut shuffled);
-            shuffled.extend_from_slice(&order[13..15]);
+            shuffled.extend_from_slice(&order[14..16]);
             assert_eq!(names(&Matcher::new(shuffled)), expected, "seed {seed}");
         }
     }
@@ -202,7 +215,8 @@ mod tests {
 
     fn any_route() -> impl Strategy<Value = RoutePlan> {
         let segment = prop::sample::select(vec!["a", "b", "c", "{x}", "{y}"]);
-        let hosts = prop::sample::select(vec!["", "a.com", "b.a.com", "*.a.com", "*.com"]);
+        let hosts =
+            prop::sample::select(vec!["", "a.com", "b.a.com", "*.a.com", "*.com", "{h}.a.com", "{h}.com"]);
         let methods = prop::sample::select(vec![vec![], vec![Method::GET], vec![Method::GET, Method::POST]]);
         (prop::collection::vec(segment, 0..4), any::<bool>(), hosts, methods, 0usize..3, 0usize..3).prop_map(
             |(segments, star, hosts, methods, headers, query)| {

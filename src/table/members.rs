@@ -11,6 +11,8 @@ use crate::transport::Target;
 
 use super::config::ServiceSpec;
 use super::endpoint::{Census, Endpoint, Vitals};
+use super::warm::Ramps;
+use super::zone::Local;
 
 /// The endpoints of a service in slot order, and the balancer over them.
 #[derive(Debug)]
@@ -21,6 +23,10 @@ pub(super) struct Members {
     /// The slot of each of the snapshot's instances.
     pub(super) slot_of: Box<[u32]>,
     pub(super) balancer: Arc<dyn Balancer>,
+    /// The same over the preferred zone alone.
+    pub(super) local: Option<Local>,
+    /// Who of the snapshot's instances has not its whole share yet.
+    pub(super) ramps: Ramps,
     fingerprint: OnceLock<Fingerprint>,
     list: Arc<[Member]>,
 }
@@ -34,14 +40,17 @@ pub(super) struct SlotState {
 /// What a service keeps for as long as it exists.
 #[derive(Debug)]
 pub(super) struct Lasting {
+    /// One for each worker's turn through all instances, then one for each through the replicas.
     pub(super) cursors: Arc<Cursors>,
+    pub(super) workers: usize,
     pub(super) census: Arc<Census>,
 }
 
 impl Lasting {
     pub(super) fn new(workers: usize) -> Self {
         let census = Census { ejected: AtomicU32::new(0), in_flight: AtomicU32::new(0) };
-        Self { cursors: Arc::new(Cursors::new(workers)), census: Arc::new(census) }
+        let workers = workers.max(1);
+        Self { cursors: Arc::new(Cursors::new(2 * workers)), workers, census: Arc::new(census) }
     }
 }
 
@@ -57,6 +66,10 @@ pub(super) struct Before<'a> {
 pub(super) struct Maker {
     pub(super) epoch: Instant,
     pub(super) next_target: u64,
+    /// Milliseconds since 1970; 0 while nobody has told.
+    pub(super) now_ms: u64,
+    /// Whether what is being built is what its registry held when we came.
+    pub(super) first_listing: bool,
 }
 
 /// One address with what its registrations say.
@@ -92,12 +105,8 @@ impl Members {
                 None => maker.make(spec, group, lasting),
             })
             .collect();
-        let unit = snapshot.format.map_or(1.0, FormatName::default_weight);
-        let members = groups.iter().zip(&endpoints).map(|(group, endpoint)| Member {
-            address: Arc::clone(&endpoint.address),
-            share: group.weight.unwrap_or(0.0) / unit,
-        });
-        let list: Arc<[Member]> = members.collect();
+        let ramps = Ramps::new(spec, snapshot, before, maker);
+        let list = list(snapshot, &slot_of, &endpoints, &ramps, maker.now_ms);
         let balance = &spec.defaults.balance;
         let same = before.filter(|b| b.members.list == list && b.spec.same_balancing(spec));
         let (list, balancer) = match same {
@@ -109,7 +118,27 @@ impl Members {
             enabled: group.weight.is_some_and(|weight| weight > 0.0),
         };
         let slots = groups.iter().zip(&endpoints).map(slot).collect();
-        (Self { endpoints, slots, slot_of, balancer, fingerprint: OnceLock::new(), list }, kept)
+        let local = Local::new(spec, snapshot, &slot_of, &list, before, lasting);
+        let fingerprint = OnceLock::new();
+        (Self { endpoints, slots, slot_of, balancer, local, ramps, fingerprint, list }, kept)
+    }
+
+    /// The same members with the shares of now.
+    pub(super) fn warmed(&self, before: &Before<'_>, lasting: &Lasting, maker: &Maker) -> Self {
+        let Before { spec, snapshot, .. } = before;
+        let ramps = Ramps::new(spec, snapshot, Some(before), maker);
+        let list = list(snapshot, &self.slot_of, &self.endpoints, &ramps, maker.now_ms);
+        let slot = |s: &SlotState| SlotState { vitals: Arc::clone(&s.vitals), enabled: s.enabled };
+        Self {
+            endpoints: self.endpoints.clone(),
+            slots: self.slots.iter().map(slot).collect(),
+            slot_of: self.slot_of.clone(),
+            balancer: spec.balancer.build(&spec.defaults.balance, &list, &lasting.cursors),
+            local: Local::new(spec, snapshot, &self.slot_of, &list, Some(before), lasting),
+            ramps,
+            fingerprint: self.fingerprint.clone(),
+            list,
+        }
     }
 
     /// Worked out when it is first asked for: discovery does not wait for it.
@@ -121,6 +150,27 @@ impl Members {
             Fingerprint::new(&spec.balancer.describe(&spec.defaults.balance), weights)
         })
     }
+}
+
+/// The share of each slot: the largest of its instances, as far as they are warm.
+fn list(
+    snapshot: &ServiceSnapshot,
+    slot_of: &[u32],
+    endpoints: &[Arc<Endpoint>],
+    ramps: &Ramps,
+    now_ms: u64,
+) -> Arc<[Member]> {
+    let unit = snapshot.format.map_or(1.0, FormatName::default_weight);
+    let mut shares = vec![0.0_f64; endpoints.len()];
+    for (at, (instance, slot)) in snapshot.instances.iter().zip(slot_of).enumerate() {
+        if instance.enabled {
+            let share = &mut shares[*slot as usize];
+            *share = share.max(instance.weight * ramps.factor(at, now_ms) / unit);
+        }
+    }
+    let member =
+        |(endpoint, share): (&Arc<Endpoint>, f64)| Member { address: Arc::clone(&endpoint.address), share };
+    endpoints.iter().zip(shares).map(member).collect()
 }
 
 /// Groups the instances by address, in the order in which the addresses first occur.

@@ -23,12 +23,17 @@ mod path;
 mod request;
 mod route;
 mod routing_table;
+mod shard;
 mod swap;
 mod upstream;
 mod upstream_map;
 mod view;
+mod warm;
 mod writer;
+mod zone;
 
+#[cfg(test)]
+mod choice_tests;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
@@ -48,5 +53,5 @@ pub use route::{Captures, Mismatch, Route};
 pub use routing_table::{BaseState, Matched, NoService, RoutingTable};
 pub use swap::{CachedReader, TableReader};
 pub use upstream::{PickRequest, Upstream};
-pub use view::{BarrierView, InstanceView, RejectedView, RouteView, ServiceView};
+pub use view::{BarrierView, CatalogView, InstanceView, RejectedView, RouteView, ServiceView};
 pub use writer::TableWriter;

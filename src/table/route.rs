@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method};
 
-use crate::config::plan::{HostMatch, PathMatch, Rewrite, RoutePlan, Segment, WeightedService};
+use crate::config::plan::{HostMatch, PathMatch, Rewrite, RoutePlan, Segment, ShardPlan, WeightedService};
+use crate::model::InstanceChoice;
 
 use super::gate::Gate;
 use super::request::{RouteInput, decode_segment};
@@ -36,6 +37,12 @@ pub struct Route {
     pub rewrite: Option<Rewrite>,
     /// What holds its requests back, and for how long at the most.
     pub gate: Option<(Arc<Gate>, Option<Duration>)>,
+    /// A key picks the service.
+    pub shard: Option<ShardPlan>,
+    /// Which of the service's instances.
+    pub instances: InstanceChoice,
+    /// How long a request waits for a primary.
+    pub primary_wait: Duration,
     /// Sum of the services' weights.
     pub(super) total_weight: u64,
 }
@@ -96,14 +103,31 @@ impl From<RoutePlan> for Route {
             timeout,
             rewrite,
             barrier: _,
+            shard,
+            instances,
+            primary_wait,
         } = plan;
         // `/` has no segments, however it was split.
         if matches!(&path.segments[..], [Segment::Literal(only)] if only.is_empty()) {
             path.segments.clear();
         }
         let total_weight = services.iter().map(|s| u64::from(s.weight)).sum();
-        let gate = None;
-        Self { name, host, path, methods, headers, query, services, timeout, rewrite, gate, total_weight }
+        Self {
+            name,
+            host,
+            path,
+            methods,
+            headers,
+            query,
+            services,
+            timeout,
+            rewrite,
+            gate: None,
+            shard,
+            instances,
+            primary_wait,
+            total_weight,
+        }
     }
 }
 
@@ -113,9 +137,11 @@ impl Route {
     /// This is the Gateway API's order for an `HTTPRoute`.
     pub(super) fn rank(&self) -> impl Ord + use<> {
         let host = match &self.host {
-            Some(HostMatch::Exact(_)) => (0, Reverse(0)),
-            Some(HostMatch::Wildcard(suffix)) => (1, Reverse(suffix.len())),
-            None => (2, Reverse(0)),
+            Some(HostMatch::Exact(_)) => (0, Reverse(0), 0),
+            // One label is less than one or more: before the star, and behind no longer suffix.
+            Some(HostMatch::Capture { suffix, .. }) => (1, Reverse(suffix.len()), 0),
+            Some(HostMatch::Wildcard(suffix)) => (1, Reverse(suffix.len()), 1),
+            None => (2, Reverse(0), 0),
         };
         let is_capture = |s: &Segment| matches!(s, Segment::Capture(_));
         let captures: Vec<bool> = self.path.segments.iter().map(is_capture).collect();
@@ -139,6 +165,7 @@ impl Route {
         match &self.host {
             None => true,
             Some(HostMatch::Exact(exact)) => **exact == *host,
+            Some(HostMatch::Capture { suffix, .. }) => label_before(host, suffix).is_some(),
             Some(HostMatch::Wildcard(suffix)) => {
                 let labels = host.strip_suffix(&**suffix).and_then(|rest| rest.strip_suffix('.'));
                 labels.is_some_and(|labels| !labels.is_empty())
@@ -194,6 +221,17 @@ impl Route {
         Captures(captured.collect())
     }
 
+    /// The captures of a host and a path that match.
+    pub(super) fn captures_of(&self, host: &str, path: &str) -> Captures {
+        let mut captures = self.captures(path);
+        if let Some(HostMatch::Capture { name, suffix }) = &self.host
+            && let Some(label) = label_before(host, suffix)
+        {
+            captures.0.push((name.clone(), label.to_owned()));
+        }
+        captures
+    }
+
     /// The path as it goes to the instance; `path` is one that matches.
     pub fn forward_path<'a>(&self, path: &'a str) -> Cow<'a, str> {
         match &self.rewrite {
@@ -210,6 +248,12 @@ impl Route {
             }
         }
     }
+}
+
+/// The one label that stands before a suffix.
+fn label_before<'h>(host: &'h str, suffix: &str) -> Option<&'h str> {
+    let label = host.strip_suffix(suffix)?.strip_suffix('.')?;
+    (!label.is_empty() && !label.contains('.')).then_some(label)
 }
 
 /// A path without what says nothing: `/` has no segments, nor has `*`.
@@ -270,6 +314,17 @@ mod tests {
             (".example.com", false),
         ] {
             assert_eq!(wild.host_matches(host), expected, "{host}");
+        }
+        let one = with(HostMatch::Capture { name: "s".into(), suffix: "internal".into() });
+        for (host, label) in [
+            ("shop.internal", Some("shop")),
+            ("a.shop.internal", None),
+            (".internal", None),
+            ("internal", None),
+            ("shop.internal.", None),
+        ] {
+            assert_eq!(one.host_matches(host), label.is_some(), "{host}");
+            assert_eq!(one.captures_of(host, "/").get("s"), label, "{host}");
         }
         let exact = with(HostMatch::Exact("example.com".into()));
         assert!(exact.host_matches("example.com") && !exact.host_matches("a.example.com"));

@@ -1,15 +1,17 @@
 //! One generation of everything that a request needs to know.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::config::plan::{ServiceRef, WeightedService};
-use crate::model::{ServiceName, Trust};
+use crate::config::plan::{ServiceRef, ShardPlan, WeightedService};
+use crate::model::{Rejected, ServiceName, Trust};
 
-use super::config::Settings;
+use super::config::{ServiceSpec, Settings};
 use super::matcher::Matcher;
 use super::request::RouteInput;
 use super::route::{Captures, Route};
+use super::shard::{ShardRing, ShardRings};
 use super::upstream::Upstream;
 use super::upstream_map::ShardedMap;
 
@@ -21,6 +23,9 @@ pub struct RoutingTable {
     pub(super) matcher: Arc<Matcher>,
     pub(super) upstreams: ShardedMap<Arc<Upstream>>,
     pub(super) bases: ShardedMap<BaseState>,
+    pub(super) shards: ShardRings,
+    /// What is configured of each catalog.
+    pub(super) catalogs: Arc<HashMap<ServiceName, Arc<ServiceSpec>>>,
 }
 
 /// What is known of a configured service, or of a catalog with all its children.
@@ -34,6 +39,8 @@ pub struct BaseState {
     pub reason: Option<Arc<str>>,
     /// Whether it is a catalog.
     pub catalog: bool,
+    /// Directories of a catalog that are no services.
+    pub rejected: Arc<[Rejected]>,
 }
 
 /// The route of a request.
@@ -54,6 +61,9 @@ pub enum NoService {
     /// The catalog has not been listed yet, so nobody knows: `no_instances`.
     #[error("the catalog has not been listed yet")]
     NotListed,
+    /// The catalog that is sharded is empty: `no_instances`.
+    #[error("the catalog has no service")]
+    NoShard,
 }
 
 impl RoutingTable {
@@ -92,7 +102,7 @@ impl RoutingTable {
     /// The route of a request.
     pub fn route(&self, input: &RouteInput<'_>) -> Option<Matched> {
         let route = self.matcher.find(input)?;
-        Some(Matched { captures: route.captures(input.path), route: Arc::clone(route) })
+        Some(Matched { captures: route.captures_of(input.host, input.path), route: Arc::clone(route) })
     }
 
     /// Configured services and catalogs in no order, with what is known of each.
@@ -103,6 +113,15 @@ impl RoutingTable {
     /// What is known of a service's base: its catalog's state covers a child.
     pub fn base_of(&self, upstream: &Upstream) -> Option<&BaseState> {
         self.bases.get(upstream.spec().base.as_str())
+    }
+
+    /// The ring of a catalog's services. Not before it was listed: of half a ring's services each would be
+    /// asked for keys that are not its own.
+    pub(super) fn shard_ring(&self, shard: &ShardPlan) -> Result<&ShardRing, NoService> {
+        match self.bases.get(shard.catalog.as_str()) {
+            Some(BaseState { listed: false, .. }) => Err(NoService::NotListed),
+            _ => self.shards.get(shard).ok_or(NoService::Unknown),
+        }
     }
 
     /// Configured services and catalogs that have not been listed yet.
@@ -149,6 +168,22 @@ impl Matched {
                 self.resolve(table, &chosen.ok_or(NoService::Unknown)?.service)
             }
         }
+    }
+
+    /// The service that a key belongs to, or without one any, on a route that shards a catalog.
+    pub fn choose_shard<'t>(
+        &self,
+        table: &'t RoutingTable,
+        shard: &ShardPlan,
+        key: Option<&[u8]>,
+        rng: &mut fastrand::Rng,
+    ) -> Result<&'t Arc<Upstream>, NoService> {
+        let shards = table.shard_ring(shard)?;
+        let name = match key {
+            Some(key) => shards.find(key),
+            None => shards.any(rng),
+        };
+        name.and_then(|name| table.upstream(name.as_str())).ok_or(NoService::NoShard)
     }
 
     /// Each of the route's services with its weight and what it comes to.
@@ -208,7 +243,7 @@ mod tests {
         let catalog = CatalogPlan {
             name: name("apps"),
             registry: RegistryName::new("main").unwrap(),
-            path: "/services".into(),
+            path: "/services".parse().unwrap(),
             defaults: defaults(BalanceSpec::default()),
         };
         let services = ["orders", "canary"].map(|s| service(s, BalanceSpec::default())).into();

@@ -9,8 +9,7 @@ use crate::config::plan::{
     Limits, PathMatch, RoutePlan, Segment, ServiceDefaults, ServicePlan, ServiceRef, WeightedService,
 };
 use crate::model::{
-    Address, BalanceSpec, FormatChoice, Host, Incarnation, Instance, InstanceId, Protocol, RegistryName,
-    ServiceName, ServiceSnapshot,
+    Address, BalanceSpec, Host, Incarnation, Instance, InstanceId, RegistryName, ServiceName, ServiceSnapshot,
 };
 
 use super::config::{Settings, TableConfig};
@@ -26,15 +25,10 @@ pub(super) fn route(pattern: &str) -> RoutePlan {
     let segments = path.strip_prefix('/').into_iter().flat_map(|p| p.split('/')).map(segment).collect();
     RoutePlan {
         name: pattern.into(),
-        host: None,
         path: PathMatch { segments, prefix },
-        methods: Vec::new(),
-        headers: Vec::new(),
-        query: Vec::new(),
         services: vec![WeightedService { service: ServiceRef::Named(name("orders")), weight: 1 }],
         timeout: None,
-        rewrite: None,
-        barrier: None,
+        ..RoutePlan::default()
     }
 }
 
@@ -54,14 +48,7 @@ pub(super) fn name(text: &str) -> ServiceName {
 }
 
 pub(super) fn defaults(balance: BalanceSpec) -> ServiceDefaults {
-    ServiceDefaults {
-        format: FormatChoice::Auto,
-        reading: std::sync::Arc::default(),
-        protocol: Protocol::Http1,
-        balance,
-        connect_timeout: Duration::from_secs(1),
-        dns_ttl: Duration::from_secs(30),
-    }
+    ServiceDefaults { balance, ..ServiceDefaults::default() }
 }
 
 pub(super) fn service(text: &str, balance: BalanceSpec) -> ServicePlan {

@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use crate::balance::{Candidates, Fingerprint, PickContext, Slot, hash};
-use crate::model::{BalanceSpec, Instance, Protocol, ServiceName, ServiceSnapshot};
+use crate::balance::{Balancer, Candidates, Fingerprint, PickContext, Slot, hash};
+use crate::model::{BalanceSpec, Instance, InstanceChoice, Protocol, ServiceName, ServiceSnapshot};
 
 use super::Lease;
 use super::config::ServiceSpec;
 use super::endpoint::{Endpoint, InstanceState};
 use super::health::Status;
 use super::members::{Before, Lasting, Maker, Members};
+use super::zone::Local;
 
 /// A service: its endpoints, its balancer, and what is known of it. Immutable.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub struct Upstream {
     spec: Arc<ServiceSpec>,
     snapshot: Arc<ServiceSnapshot>,
     members: Arc<Members>,
+    /// The primary's slot, where one is named and there.
+    primary: Option<Slot>,
     departed: Arc<[Departed]>,
     revision: u64,
     lasting: Arc<Lasting>,
@@ -72,6 +75,7 @@ impl Upstream {
             spec,
             snapshot: Arc::new(snapshot),
             members: Arc::new(members),
+            primary: None,
             departed: Arc::default(),
             revision: 0,
             lasting: Arc::new(lasting),
@@ -109,10 +113,12 @@ impl Upstream {
                 Some(_) => left.replaced.push(Arc::clone(endpoint)),
             }
         }
+        let primary = snapshot.primary_index().map(|at| members.slot_of[at] as Slot);
         Self {
             spec,
             snapshot,
             members: Arc::new(members),
+            primary,
             departed,
             revision: self.revision + 1,
             lasting: Arc::clone(&self.lasting),
@@ -126,10 +132,30 @@ impl Upstream {
             spec: Arc::clone(&self.spec),
             snapshot: Arc::clone(&self.snapshot),
             members: Arc::clone(&self.members),
+            primary: self.primary,
             departed: self.departed.iter().filter(open).cloned().collect(),
             revision: self.revision,
             lasting: Arc::clone(&self.lasting),
         })
+    }
+
+    /// The same with the shares of now. That is no change of the service.
+    pub(super) fn warmed(&self, maker: &Maker) -> Self {
+        let before = Before { spec: &self.spec, snapshot: &self.snapshot, members: &self.members };
+        Self {
+            spec: Arc::clone(&self.spec),
+            snapshot: Arc::clone(&self.snapshot),
+            members: Arc::new(self.members.warmed(&before, &self.lasting, maker)),
+            primary: self.primary,
+            departed: Arc::clone(&self.departed),
+            revision: self.revision,
+            lasting: Arc::clone(&self.lasting),
+        }
+    }
+
+    /// When a share in it grows next.
+    pub(super) fn warms_at(&self, now_ms: u64) -> Option<u64> {
+        self.members.ramps.next(now_ms)
     }
 
     /// Its name.
@@ -182,29 +208,87 @@ impl Upstream {
     /// Where no other is left, one that is ejected is better than none. One whose node went between the
     /// caller's load of the table and this pick counts as ejected.
     pub fn pick(&self, request: PickRequest<'_>) -> Option<Lease> {
+        self.pick_among(InstanceChoice::Any, request)
+    }
+
+    /// The same among some of its instances. For the primary there is nothing to balance: keys and turns do
+    /// not count.
+    pub fn pick_among(&self, choice: InstanceChoice, request: PickRequest<'_>) -> Option<Lease> {
         let PickRequest { rng, worker, key, tried, now } = request;
         let of = |id: &u64| self.endpoints().iter().position(|endpoint| endpoint.target.id == *id);
         // Empty but for retries: then this allocates nothing.
         let exclude: Vec<Slot> = tried.iter().filter_map(of).collect();
         let affinity = key.map(hash::key);
-        let mut context = PickContext { rng, worker, affinity, exclude: &exclude };
-        let mut pick =
-            |anyone| self.members.balancer.pick(&mut context, &View { upstream: self, now, anyone });
-        let slot = pick(false).or_else(|| pick(true))?;
+        let slot = if choice == InstanceChoice::Primary {
+            self.primary_slot().filter(|slot| !exclude.contains(slot))?
+        } else {
+            // Turns through the replicas are turns of their own: skipping the primary must not cost it its
+            // turn among all.
+            let replicas = choice == InstanceChoice::Replicas;
+            let worker = if replicas { worker % self.lasting.workers + self.lasting.workers } else { worker };
+            let mut context = PickContext { rng, worker, affinity, exclude: &exclude };
+            self.first(choice, now, |balancer, view| balancer.pick(&mut context, view))?
+        };
         let endpoint = Arc::clone(self.endpoints().get(slot)?);
         Some(Lease::new(endpoint, slot, now, self.balance().load_bound.is_some()))
     }
 
+    /// Asks the balancers in their order: the preferred zone's, everybody's, and everybody's with the ejected.
+    fn first(
+        &self,
+        choice: InstanceChoice,
+        now: Instant,
+        mut ask: impl FnMut(&dyn Balancer, &View<'_>) -> Option<Slot>,
+    ) -> Option<Slot> {
+        let except = self.primary.filter(|_| choice == InstanceChoice::Replicas);
+        let everybody = View { upstream: self, now, anyone: false, except, local: None };
+        if let Some(local) = self.local()
+            && let Some(slot) = ask(&*local.balancer, &View { local: Some(local), ..everybody })
+        {
+            return Some(slot);
+        }
+        let balancer = &*self.members.balancer;
+        ask(balancer, &everybody).or_else(|| ask(balancer, &View { anyone: true, ..everybody }))
+    }
+
+    /// The preferred zone, while it serves alone.
+    fn local(&self) -> Option<&Local> {
+        self.members.local.as_ref().filter(|local| local.suffices(&self.members.slots, &self.lasting))
+    }
+
+    /// Whether a slot is in the preferred zone; nothing while there is none that serves alone.
+    pub(super) fn is_local(&self, slot: Slot) -> Option<bool> {
+        self.local().map(|local| local.slots.binary_search(&(slot as u32)).is_ok())
+    }
+
+    /// The primary, whatever its state.
+    pub(super) fn primary(&self) -> Option<Slot> {
+        self.primary
+    }
+
+    /// The primary, unless it wants no traffic.
+    pub(super) fn primary_slot(&self) -> Option<Slot> {
+        self.primary.filter(|slot| self.members.slots[*slot].enabled)
+    }
+
     /// Where a first request with this key goes, without any effect: `None` where no key decides.
-    pub(super) fn place(&self, key: &[u8], now: Instant) -> Option<Slot> {
-        let (balancer, affinity) = (&self.members.balancer, hash::key(key));
-        let place = |anyone| balancer.place(affinity, &View { upstream: self, now, anyone });
-        place(false).or_else(|| place(true))
+    pub(super) fn place(&self, choice: InstanceChoice, key: &[u8], now: Instant) -> Option<Slot> {
+        let affinity = hash::key(key);
+        self.first(choice, now, |balancer, view| balancer.place(affinity, view))
     }
 
     /// The order in which the slots are offered a key.
-    pub(super) fn placement(&self, key: &[u8]) -> Option<Vec<Slot>> {
-        self.members.balancer.placement(hash::key(key))
+    pub(super) fn placement(&self, choice: InstanceChoice, key: &[u8]) -> Option<Vec<Slot>> {
+        let affinity = hash::key(key);
+        let mut order = self.members.balancer.placement(affinity)?;
+        if let Some(first) = self.local().and_then(|local| local.balancer.placement(affinity)) {
+            order.retain(|slot| !first.contains(slot));
+            order.splice(..0, first);
+        }
+        if choice == InstanceChoice::Replicas {
+            order.retain(|slot| Some(*slot) != self.primary);
+        }
+        Some(order)
     }
 
     /// Each registration with its slot and its state.
@@ -241,11 +325,16 @@ impl Upstream {
 }
 
 /// The endpoints as a balancer sees them.
+#[derive(Clone, Copy)]
 struct View<'a> {
     upstream: &'a Upstream,
     now: Instant,
     /// Whether the ejected will do.
     anyone: bool,
+    /// One that will not.
+    except: Option<Slot>,
+    /// Those that alone have a share.
+    local: Option<&'a Local>,
 }
 
 impl Candidates for View<'_> {
@@ -256,6 +345,7 @@ impl Candidates for View<'_> {
     fn usable(&self, slot: Slot) -> bool {
         let state = self.upstream.members.slots.get(slot);
         state.is_some_and(|s| s.enabled && (self.anyone || s.vitals.status() == Status::Up))
+            && self.except != Some(slot)
     }
 
     fn load(&self, slot: Slot) -> u32 {
@@ -267,13 +357,24 @@ impl Candidates for View<'_> {
     }
 
     fn total_load(&self) -> u64 {
+        let slots = &self.upstream.members.slots;
+        let load = |slot: Slot| u64::from(slots[slot].vitals.in_flight());
+        if let Some(local) = self.local {
+            let counted =
+                local.slots.iter().map(|slot| *slot as Slot).filter(|slot| self.except != Some(*slot));
+            return counted.map(load).sum();
+        }
+        if self.except.is_some() {
+            return (0..slots.len()).filter(|slot| self.except != Some(*slot)).map(load).sum();
+        }
         if self.upstream.balance().load_bound.is_some() {
             return u64::from(self.upstream.lasting.census.in_flight.load(Ordering::Relaxed));
         }
-        self.upstream.members.slots.iter().map(|s| u64::from(s.vitals.in_flight())).sum()
+        (0..slots.len()).map(load).sum()
     }
 
     fn all_usable(&self) -> bool {
-        self.anyone || self.upstream.lasting.census.ejected.load(Ordering::Relaxed) == 0
+        self.except.is_none()
+            && (self.anyone || self.upstream.lasting.census.ejected.load(Ordering::Relaxed) == 0)
     }
 }

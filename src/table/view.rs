@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::config::plan::{HostMatch, PathMatch, Rewrite, Segment, ServiceRef};
-use crate::model::{Instance, Owner, Role, Trust};
+use crate::config::plan::{PathMatch, Rewrite, Segment, ServiceRef};
+use crate::model::{Instance, Owner, Rejected, Role, Trust};
 
+use super::config::ServiceSpec;
 use super::endpoint::InstanceState;
 use super::route::Route;
 use super::routing_table::RoutingTable;
@@ -96,6 +97,12 @@ pub struct RouteView {
     pub rewrite: Option<String>,
     /// What holds its requests back, if it has a barrier.
     pub barrier: Option<BarrierView>,
+    /// The catalog whose services are picked from by a key.
+    pub shard: Option<ShardView>,
+    /// `any`, `primary` or `replicas`.
+    pub instances: &'static str,
+    /// In seconds.
+    pub primary_wait: f64,
 }
 
 /// A route's barrier.
@@ -111,6 +118,36 @@ pub struct BarrierView {
     pub held: usize,
 }
 
+/// The shards of a route.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ShardView {
+    /// Whose services.
+    pub catalog: String,
+    /// What is hashed.
+    pub key: String,
+    /// Points of each.
+    pub virtual_nodes: u32,
+}
+
+/// A catalog.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CatalogView {
+    /// Its name.
+    pub name: String,
+    /// Where it is registered.
+    pub registry: String,
+    /// Its directory there, or its pattern.
+    pub path: String,
+    /// How many services it has.
+    pub services: usize,
+    /// Whether this is the last known state only.
+    pub stale: bool,
+    /// Why.
+    pub stale_reason: Option<String>,
+    /// Directories that are no services: paths below its root.
+    pub rejected: Vec<RejectedView>,
+}
+
 /// A service of a route.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RouteServiceView {
@@ -118,6 +155,12 @@ pub struct RouteServiceView {
     pub name: String,
     /// Its share.
     pub weight: u32,
+}
+
+impl RejectedView {
+    fn new(rejected: &Rejected) -> Self {
+        Self { node: rejected.node.to_string(), reason: rejected.to_string() }
+    }
 }
 
 impl InstanceView {
@@ -169,11 +212,28 @@ impl RoutingTable {
             stale: base.is_none_or(|base| base.trust == Trust::Stale),
             stale_reason: base.and_then(|base| base.reason.as_deref()).map(str::to_owned),
             instances: upstream.instance_views(),
-            rejected: snapshot
-                .rejected
-                .iter()
-                .map(|r| RejectedView { node: r.node.to_string(), reason: r.to_string() })
-                .collect(),
+            rejected: snapshot.rejected.iter().map(RejectedView::new).collect(),
+        }
+    }
+
+    /// All catalogs by name.
+    pub fn catalog_views(&self) -> Vec<CatalogView> {
+        let mut views: Vec<CatalogView> =
+            self.catalogs.values().map(|spec| self.catalog_view(spec)).collect();
+        views.sort_by(|a, b| a.name.cmp(&b.name));
+        views
+    }
+
+    fn catalog_view(&self, spec: &ServiceSpec) -> CatalogView {
+        let base = self.bases.get(spec.name.as_str());
+        CatalogView {
+            name: spec.name.to_string(),
+            registry: spec.registry.to_string(),
+            path: spec.path.clone(),
+            services: self.upstreams().filter(|upstream| upstream.spec().base == spec.name).count(),
+            stale: base.is_none_or(|base| base.trust == Trust::Stale),
+            stale_reason: base.and_then(|base| base.reason.as_deref()).map(str::to_owned),
+            rejected: base.into_iter().flat_map(|base| base.rejected.iter()).map(RejectedView::new).collect(),
         }
     }
 
@@ -196,10 +256,7 @@ impl Route {
             .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()));
         RouteView {
             name: self.name.to_string(),
-            host: self.host.as_ref().map(|host| match host {
-                HostMatch::Exact(host) => host.to_string(),
-                HostMatch::Wildcard(suffix) => format!("*.{suffix}"),
-            }),
+            host: self.host.as_ref().map(ToString::to_string),
             path: path_text(&self.path),
             methods: self.methods.iter().map(ToString::to_string).collect(),
             headers: headers.collect(),
@@ -216,6 +273,13 @@ impl Route {
                 closed: gate.is_closed(),
                 held: gate.held(),
             }),
+            shard: self.shard.as_ref().map(|shard| ShardView {
+                catalog: shard.catalog.to_string(),
+                key: shard.key.to_string(),
+                virtual_nodes: shard.virtual_nodes,
+            }),
+            instances: self.instances.as_str(),
+            primary_wait: self.primary_wait.as_secs_f64(),
         }
     }
 }

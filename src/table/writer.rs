@@ -6,13 +6,14 @@ use std::time::Instant;
 
 use crate::balance::BalancerFactory;
 use crate::config::plan::NodePlan;
-use crate::model::{Instance, Membership, ServiceName, ServiceSnapshot, Trust};
+use crate::model::{Instance, Membership, Rejected, ServiceName, ServiceSnapshot, Trust};
 
 use super::config::{ServiceSpec, Settings, Specs, TableConfig};
 use super::gate::Gate;
 use super::matcher::Matcher;
 use super::members::Maker;
 use super::routing_table::{BaseState, RoutingTable};
+use super::shard::ShardRings;
 use super::swap::{Publisher, TableReader};
 use super::upstream::{Left, Upstream};
 use super::upstream_map::ShardedMap;
@@ -41,6 +42,13 @@ pub struct TableWriter {
     garbage: Garbage,
     /// Services with instances that left.
     departing: BTreeSet<ServiceName>,
+    /// Services in which shares grow, and when the next does.
+    warming: BTreeMap<ServiceName, u64>,
+    /// What routes shard, and its rings.
+    sharded: BTreeSet<(ServiceName, u32)>,
+    shards: ShardRings,
+    /// Whether the rings may have to change.
+    regroup: bool,
 }
 
 /// What a service becomes.
@@ -50,6 +58,8 @@ enum Pending {
         snapshot: Arc<ServiceSnapshot>,
         /// Its directory is another: nobody in it is who they were.
         fresh: bool,
+        /// Its directory had not been listed before: who is in it was there before us.
+        first: bool,
     },
     Remove,
 }
@@ -80,6 +90,8 @@ impl TableWriter {
             matcher: Arc::clone(&matcher),
             upstreams: ShardedMap::default(),
             bases: bases.clone(),
+            shards: ShardRings::default(),
+            catalogs: Arc::default(),
         });
         let publisher = Publisher::new(Arc::clone(&first));
         let reader = publisher.reader();
@@ -87,7 +99,7 @@ impl TableWriter {
             publisher,
             published: first,
             workers,
-            maker: Maker { epoch: Instant::now(), next_target: 0 },
+            maker: Maker { epoch: Instant::now(), next_target: 0, now_ms: 0, first_listing: false },
             standard: Specs::standard(),
             specs: Specs::default(),
             settings,
@@ -99,8 +111,17 @@ impl TableWriter {
             removals: false,
             garbage: Garbage::default(),
             departing: BTreeSet::new(),
+            warming: BTreeMap::new(),
+            sharded: BTreeSet::new(),
+            shards: ShardRings::default(),
+            regroup: false,
         };
         (writer, reader)
+    }
+
+    /// The time in milliseconds since 1970, by which new instances warm up. Without it they do not.
+    pub fn set_time(&mut self, now_ms: u64) {
+        self.maker.now_ms = now_ms;
     }
 
     /// Another reader.
@@ -125,6 +146,8 @@ impl TableWriter {
         self.bases_changed = true;
         let old = std::mem::replace(&mut self.specs, specs);
         self.settings = Arc::new(settings);
+        self.sharded = ShardRings::wanted(&routes);
+        self.regroup = true;
         self.matcher = Arc::new(Matcher::gated(routes, &self.gates));
         let mut names: BTreeSet<ServiceName> = self.specs.services.keys().cloned().collect();
         names.extend(self.published.upstreams.iter().map(|(name, _)| name.clone()));
@@ -159,12 +182,13 @@ impl TableWriter {
     fn next_bases(&self, specs: &Specs) -> ShardedMap<BaseState> {
         let state = |spec: &Arc<ServiceSpec>| {
             let catalog = specs.catalogs.contains_key(&spec.name);
-            let before = if catalog { &self.specs.catalogs } else { &self.specs.services }.get(&spec.name);
+            let before = if catalog { &*self.specs.catalogs } else { &self.specs.services }.get(&spec.name);
             let kept = before
                 .filter(|before| before.same_place(spec))
                 .and_then(|_| self.bases.get(spec.name.as_str()));
             let kept = kept.filter(|state| state.catalog == catalog).cloned();
-            let unknown = BaseState { listed: false, trust: Trust::Stale, reason: None, catalog };
+            let rejected = Arc::default();
+            let unknown = BaseState { listed: false, trust: Trust::Stale, reason: None, catalog, rejected };
             (spec.name.clone(), kept.unwrap_or(unknown))
         };
         let mut bases = ShardedMap::default();
@@ -184,8 +208,11 @@ impl TableWriter {
         if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, &snapshot) || **current == *snapshot) {
             return Membership::default();
         }
+        let primary = current.as_ref().map(|current| current.primary.clone());
         let membership = current.unwrap_or_default().diff(&snapshot);
         self.removals |= takes_away(&membership);
+        // Who is not the primary any more must not be taken for it any longer.
+        self.removals |= primary.is_some_and(|primary| primary != snapshot.primary);
         self.update(service.clone(), snapshot, false);
         self.forget_if_back(service);
         membership
@@ -193,7 +220,7 @@ impl TableWriter {
 
     /// What went and came back before anybody saw it is no change.
     fn forget_if_back(&mut self, service: &ServiceName) {
-        if let Some(Pending::Update { snapshot, fresh: false }) = self.pending.get(service)
+        if let Some(Pending::Update { snapshot, fresh: false, .. }) = self.pending.get(service)
             && let Some(published) = self.published.upstream(service.as_str())
             && published.snapshot() == snapshot
             && self.specs.of(service).as_ref() == Some(published.spec())
@@ -215,13 +242,24 @@ impl TableWriter {
     pub fn trust(&mut self, base: &ServiceName, trust: Trust, reason: Option<Arc<str>>) -> bool {
         let Some(before) = self.bases.get(base.as_str()) else { return false };
         let listed = before.listed || trust == Trust::Live;
-        let after = BaseState { listed, trust, reason, catalog: before.catalog };
+        let rejected = Arc::clone(&before.rejected);
+        let after = BaseState { listed, trust, reason, catalog: before.catalog, rejected };
         let news = after != *before;
         if news {
             self.bases.insert(base.clone(), after);
             self.bases_changed = true;
         }
         news
+    }
+
+    /// Directories of a catalog that are no services, sorted by path below its root.
+    pub fn reject(&mut self, catalog: &ServiceName, rejected: Arc<[Rejected]>) {
+        if let Some(state) =
+            self.bases.get(catalog.as_str()).filter(|state| state.rejected != rejected).cloned()
+        {
+            self.bases.insert(catalog.clone(), BaseState { rejected, ..state });
+            self.bases_changed = true;
+        }
     }
 
     /// A base that was believed is not any more, until it is told of again.
@@ -280,21 +318,29 @@ impl TableWriter {
         for (name, pending) in std::mem::take(&mut self.pending) {
             let spec = self.specs.of(&name);
             let before = upstreams.get(name.as_str()).cloned();
-            let (Pending::Update { snapshot, fresh }, Some(spec)) = (pending, spec) else {
+            let (Pending::Update { snapshot, fresh, first }, Some(spec)) = (pending, spec) else {
+                self.warming.remove(&name);
+                self.regroup = true;
                 upstreams.remove(name.as_str());
                 self.departing.remove(&name);
                 left.retired.extend(before.iter().flat_map(|before| before.endpoints().iter().cloned()));
                 self.garbage.upstreams.extend(before);
                 continue;
             };
+            self.maker.first_listing = first;
             let next = self.build(before.as_deref(), spec, snapshot, fresh, &mut left);
             if next.has_departed() {
                 self.departing.insert(name.clone());
             } else {
                 self.departing.remove(&name);
             }
+            self.warms(&next);
+            self.regroup |= before.is_none();
             upstreams.insert(name, Arc::new(next));
             self.garbage.upstreams.extend(before);
+        }
+        if std::mem::take(&mut self.regroup) {
+            self.shards = self.shards.next(&self.sharded, &upstreams);
         }
         self.swap(upstreams);
         // Only now: until the swap they were the way to go.
@@ -331,6 +377,8 @@ impl TableWriter {
             matcher: Arc::clone(&self.matcher),
             upstreams,
             bases: self.bases.clone(),
+            shards: self.shards.clone(),
+            catalogs: Arc::clone(&self.specs.catalogs),
         });
         let old = self.publisher.publish(Arc::clone(&self.published));
         self.garbage.tables.push(old);
@@ -358,6 +406,34 @@ impl TableWriter {
         true
     }
 
+    /// Lets shares grow whose time has come, to be called every second or so. True where that made a new
+    /// generation. What is new waits for its `publish`, and this with it.
+    pub fn warm(&mut self, now_ms: u64) -> bool {
+        self.set_time(now_ms);
+        let due = |(name, at): (&ServiceName, &u64)| (*at <= now_ms).then(|| name.clone());
+        let due: Vec<ServiceName> = self.warming.iter().filter_map(due).collect();
+        if due.is_empty() || self.has_changes() {
+            return false;
+        }
+        let mut upstreams = self.published.upstreams.clone();
+        for name in due {
+            let Some(before) = self.published.upstream(name.as_str()) else { continue };
+            let next = before.warmed(&self.maker);
+            self.warms(&next);
+            self.garbage.upstreams.extend(upstreams.insert(name, Arc::new(next)));
+        }
+        self.swap(upstreams);
+        true
+    }
+
+    /// Notes when a service's shares grow next.
+    fn warms(&mut self, upstream: &Upstream) {
+        match upstream.warms_at(self.maker.now_ms) {
+            Some(at) => _ = self.warming.insert(upstream.name().clone(), at),
+            None => _ = self.warming.remove(upstream.name()),
+        }
+    }
+
     /// How many old tables somebody still holds.
     pub fn old_generations(&self) -> usize {
         self.garbage.tables.len()
@@ -373,6 +449,8 @@ impl TableWriter {
     }
 
     fn update(&mut self, service: ServiceName, snapshot: Arc<ServiceSnapshot>, fresh: bool) {
+        let first = !self.is_listed(&service)
+            || matches!(self.pending.get(&service), Some(Pending::Update { first: true, .. }));
         let fresh = fresh
             || match self.pending.get(&service) {
                 Some(Pending::Update { fresh, .. }) => *fresh,
@@ -380,7 +458,7 @@ impl TableWriter {
                 None => false,
             };
         self.removals |= fresh && self.published.upstream(service.as_str()).is_some();
-        self.pending.insert(service, Pending::Update { snapshot, fresh });
+        self.pending.insert(service, Pending::Update { snapshot, fresh, first });
     }
 
     fn remove(&mut self, service: &ServiceName) -> Option<Membership> {

@@ -175,7 +175,7 @@ fn the_trust_of_a_catalog_covers_its_children() {
     let catalog = CatalogPlan {
         name: name("apps"),
         registry: RegistryName::new("main").unwrap(),
-        path: "/services".into(),
+        path: "/services".parse().unwrap(),
         defaults: defaults(BalanceSpec::default()),
     };
     let (mut writer, reader) = TableWriter::new(1);

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use zoogate::model::{FormatChoice, Incarnation, ServiceName, ServiceSnapshot, Trust};
+use zoogate::model::{FormatChoice, Incarnation, PrimaryRule, ServiceName, ServiceSnapshot, Trust};
 use zoogate::registry::directory::{Directory, DirectoryDiscovery, register_in_directory};
 use zoogate::registry::{Base, Change, Discovery};
 
@@ -52,6 +52,8 @@ fn base(name: &str, path: &str, catalog: bool) -> Base {
         format: FormatChoice::Auto,
         reading: std::sync::Arc::default(),
         deny: Arc::default(),
+        primary: PrimaryRule::Registered,
+        election: false,
     }
 }
 
@@ -91,7 +93,7 @@ impl Seen {
                     let reason = reason.as_deref().unwrap_or_default().to_owned();
                     self.trust.insert(base.to_string(), (trust, reason));
                 }
-                Change::Link { .. } => {}
+                Change::Leader { .. } | Change::Refused { .. } | Change::Link { .. } => {}
             }
         }
     }
@@ -131,6 +133,39 @@ fn members(snapshot: &ServiceSnapshot) -> String {
 fn rejected(snapshot: &ServiceSnapshot) -> String {
     let all: Vec<_> = snapshot.rejected.iter().map(|r| format!("{}={}", r.node, r.reason.code())).collect();
     all.join(",")
+}
+
+#[tokio::test]
+async fn a_pattern_finds_its_directories_at_any_depth_and_loses_them() {
+    let scratch = Scratch::new();
+    scratch.write("dubbo/com.foo.Bar/providers/a", "h:1");
+    scratch.write("dubbo/com.foo.Bar/consumers/c", "h:9");
+    let bases = vec![base("rpc", "/dubbo/*/providers", true), base("two", "/apps/*/*", true)];
+    let mut seen = Seen::start(&scratch.0, bases);
+    seen.live("rpc").await;
+    seen.live("two").await;
+    seen.holds("rpc/com.foo.Bar", "a=h:1").await;
+    assert_eq!(seen.services.len(), 1, "{:?}", seen.services.keys());
+    // Deeper than what exists, one level at a time and all at once.
+    fs::create_dir(scratch.path("dubbo/com.foo.Baz")).unwrap();
+    scratch.write("dubbo/com.foo.Baz/providers/b", "h:2");
+    seen.holds("rpc/com.foo.Baz", "b=h:2").await;
+    scratch.write("apps/shop/orders/c", "h:3");
+    seen.holds("two/shop.orders", "c=h:3").await;
+    scratch.write("apps/shop/users/d", "h:4");
+    seen.holds("two/shop.users", "d=h:4").await;
+    scratch.write("apps/shop/orders/e", "h:5");
+    seen.holds("two/shop.orders", "c=h:3,e=h:5").await;
+    fs::remove_file(scratch.path("apps/shop/orders/c")).unwrap();
+    seen.holds("two/shop.orders", "e=h:5").await;
+    fs::remove_dir_all(scratch.path("dubbo/com.foo.Bar/providers")).unwrap();
+    seen.until("gone", |seen| !seen.services.contains_key("rpc/com.foo.Bar")).await;
+    fs::rename(scratch.path("apps/shop"), scratch.path("elsewhere")).unwrap();
+    seen.until("all gone", |seen| !seen.services.keys().any(|name| name.starts_with("two/"))).await;
+    fs::rename(scratch.path("elsewhere"), scratch.path("apps/store")).unwrap();
+    seen.holds("two/store.users", "d=h:4").await;
+    scratch.write("apps/store/users/f", "h:6");
+    seen.holds("two/store.users", "d=h:4,f=h:6").await;
 }
 
 #[tokio::test]

@@ -36,6 +36,8 @@ mod recipes;
 mod registrars;
 mod registration;
 mod reload_listeners;
+mod roles;
+mod roles_zookeeper;
 mod simulation;
 mod snapshot_on_disk;
 mod snapshots;

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use zoogate::config::plan::{CatalogPlan, Limits, ServiceDefaults, ServicePlan};
 use zoogate::model::{
-    BalancePolicy, BalanceSpec, FormatChoice, FormatName, Protocol, RegistryName, ServiceName, Trust,
+    BalancePolicy, BalanceSpec, FormatChoice, FormatName, PrimaryRule, Protocol, RegistryName, ServiceName,
+    Trust,
 };
 use zoogate::registry::view::BaseView;
 use zoogate::registry::zookeeper::mirror::{Depth, Place};
@@ -46,6 +47,8 @@ impl World {
             format: FormatChoice::Fixed(FormatName::Plain),
             reading: std::sync::Arc::default(),
             deny: Arc::default(),
+            primary: PrimaryRule::Registered,
+            election: false,
         };
         let (writer, reader) = TableWriter::new(1);
         let mut world = Self {
@@ -107,7 +110,9 @@ impl World {
                 Change::Updated { service, snapshot, .. } => _ = self.writer.apply(&service, snapshot),
                 Change::Gone { service, .. } => _ = self.writer.gone(&service),
                 Change::Trust { base, trust, reason } => _ = self.writer.trust(&base, trust, reason),
-                Change::Link { .. } => unreachable!("nobody sends it here"),
+                Change::Leader { .. } | Change::Refused { .. } | Change::Link { .. } => {
+                    unreachable!("nobody sends it here")
+                }
             }
             if self.writer.has_removals() {
                 self.writer.publish();
@@ -139,10 +144,11 @@ impl World {
             balance: BalanceSpec { policy, ..BalanceSpec::default() },
             connect_timeout: Duration::from_secs(self.sim.rng.u64(1..3)),
             dns_ttl: Duration::from_secs(30),
+            ..ServiceDefaults::default()
         };
         let (mut services, mut catalogs) = (Vec::new(), Vec::new());
         if self.base.catalog {
-            catalogs.push(CatalogPlan { name, registry, path, defaults });
+            catalogs.push(CatalogPlan { name, registry, path: path.parse().unwrap(), defaults });
         } else {
             services.push(ServicePlan { name, registry, path, defaults });
         }

@@ -92,7 +92,7 @@ impl Worker {
             services: vec![WeightedService { service: ServiceRef::Named(orders()), weight: 1 }],
             timeout: setup.timeout,
             rewrite: None,
-            barrier: None,
+            ..RoutePlan::default()
         };
         let service = ServicePlan {
             name: orders(),
@@ -105,6 +105,7 @@ impl Worker {
                 balance: BalanceSpec::default(),
                 connect_timeout: Duration::from_secs(1),
                 dns_ttl: Duration::from_secs(30),
+                ..ServiceDefaults::default()
             },
         };
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use zoogate::model::{FormatChoice, FormatName, ServiceName, ServiceSnapshot, Trust};
+use zoogate::model::{FormatChoice, FormatName, PrimaryRule, ServiceName, ServiceSnapshot, Trust};
 use zoogate::registry::zookeeper::{ConnectOptions, ZooKeeper, ZooKeeperDiscovery};
 use zoogate::registry::{Base, Change, Discovery};
 
@@ -35,6 +35,8 @@ pub fn service(name: &str, path: &str) -> Base {
         format: FormatChoice::Fixed(FormatName::Plain),
         reading: std::sync::Arc::default(),
         deny: Arc::default(),
+        primary: PrimaryRule::Registered,
+        election: false,
     }
 }
 
@@ -78,6 +80,7 @@ impl Seen {
                 let reason = reason.as_deref().unwrap_or_default().to_owned();
                 self.trust.insert(base.to_string(), Err(reason));
             }
+            Change::Leader { .. } | Change::Refused { .. } => {}
             Change::Link { connected, session_losses } => {
                 self.connected = Some(connected);
                 self.session_losses = session_losses;

@@ -10,12 +10,13 @@ use toml::de::{DeTable, DeValue};
 
 use super::plan::{
     AccessLog, CatalogPlan, Credential, GatewayPlan, Limits, ListenerKind, LogPlan, RegistryKind,
-    RegistryPlan, Rewrite, RoutePlan, ServiceDefaults, ServiceRef,
+    RegistryPlan, Rewrite, RoutePlan, ServiceDefaults, ServiceRef, ShardPlan, ZonePreference,
 };
 use super::schema::{Fallback, SECTIONS};
 use super::{ConfigErrors, Plan, load, parse};
 use crate::model::{
-    BalancePolicy, BalanceSpec, FormatChoice, FormatName, HashKey, Protocol, Reading, ServiceName, TlsChoice,
+    BalancePolicy, BalanceSpec, FormatChoice, FormatName, HashKey, InstanceChoice, PrimaryRule, Protocol,
+    Reading, ServiceName, TlsChoice,
 };
 
 const EXAMPLE: &str = include_str!("../../../config/zoogate.toml");
@@ -190,6 +191,7 @@ fn values_reach_the_plan() {
         r#"
 [gateway]
 access_log = "log/access.json"
+zone = "eu-1"
 [log]
 level = "debug"
 format = "json"
@@ -207,6 +209,8 @@ protocol = "h2"
 balance = { policy = "ring", key = "header:X-User-Id", virtual_nodes = 10, load_bound = 1.5 }
 connect_timeout = "250ms"
 dns_ttl = "0s"
+zone = { spill_below = 0.25 }
+slow_start = "30s"
 [[listeners]]
 name = "db"
 listen = "[::1]:0"
@@ -254,10 +258,13 @@ rewrite = "/x"
             },
             connect_timeout: Duration::from_millis(250),
             dns_ttl: Duration::ZERO,
+            primary: PrimaryRule::Registered,
+            zone: Some(ZonePreference { prefer: "eu-1".into(), spill_below: 0.25 }),
+            slow_start: Some(Duration::from_secs(30)),
         }
     );
     let CatalogPlan { name, path, .. } = &plan.catalogs[0];
-    assert_eq!((name.as_str(), path.as_str()), ("apps", "/"));
+    assert_eq!((name.as_str(), path.to_string().as_str()), ("apps", "/"));
     assert_eq!(plan.listeners[1].kind, ListenerKind::Tcp { service: ServiceName::new("db").unwrap() });
     assert_eq!(plan.listeners[1].trusted[0].to_string(), "10.0.0.1/32");
     let [first, second] = &plan.routes[..] else { panic!("{:?}", plan.routes) };
@@ -291,6 +298,53 @@ fn how_nodes_are_read_is_part_of_the_plan() {
             filter: filter.into(),
         }
     );
+}
+
+#[test]
+fn roles_shards_elections_and_captured_hosts_reach_the_plan() {
+    let plan = plan_of(
+        r#"
+[services.a]
+registry = "main"
+path = "/a"
+primary = "lowest_sequence"
+zone = "eu-2"
+slow_start = "0s"
+[services.b]
+registry = "main"
+path = "/b"
+primary = { election = "/election/b" }
+[catalogs.dubbo]
+registry = "main"
+path = "/dubbo/*/providers"
+[[routes]]
+path = "/data/{key}/*"
+shard = { catalog = "apps", key = "path:key" }
+instances = "primary"
+primary_wait = "2s"
+[[routes]]
+host = "{Service}.Internal"
+service = "dubbo/{Service}"
+instances = "replicas"
+"#,
+    );
+    let [a, b] = &plan.services[..2] else { panic!("{plan:?}") };
+    assert_eq!(
+        (&a.defaults.primary, a.defaults.slow_start),
+        (&PrimaryRule::LowestSequence, Some(Duration::ZERO))
+    );
+    assert_eq!(a.defaults.zone, Some(ZonePreference { prefer: "eu-2".into(), spill_below: 0.5 }));
+    assert_eq!(b.defaults.primary, PrimaryRule::Election("/election/b".into()));
+    assert_eq!(plan.catalogs[1].path.root(), "/dubbo");
+    let [shard, host] = &plan.routes[..] else { panic!("{plan:?}") };
+    let catalog = ServiceName::new("apps").unwrap();
+    let key = HashKey::PathCapture("key".into());
+    assert_eq!(shard.shard, Some(ShardPlan { catalog, key, virtual_nodes: 160 }));
+    assert_eq!((shard.instances, shard.primary_wait), (InstanceChoice::Primary, Duration::from_secs(2)));
+    assert!(shard.services.is_empty());
+    assert_eq!(&*host.name, "{Service}.internal/*");
+    let catalog = ServiceName::new("dubbo").unwrap();
+    assert_eq!(host.services[0].service, ServiceRef::Captured { catalog, capture: "Service".into() });
 }
 
 #[test]

@@ -15,7 +15,7 @@ use super::super::{Base, Change};
 use super::files::{self, Content, Found, Stamp};
 use super::inbox::Kind;
 use super::tree::Tree;
-use crate::model::{RejectReason, Trust};
+use crate::model::{CatalogPattern, CatalogPlace, RejectReason, Trust};
 
 /// Why something is listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -32,6 +32,8 @@ pub(super) enum Mode {
 #[derive(Debug)]
 pub(super) struct BaseState {
     base: Base,
+    /// Where the services of a catalog are below its directory.
+    pattern: Option<CatalogPattern>,
     directory: PathBuf,
     view: BaseView,
     /// Directories that were listed, by child; a service's own under the empty name.
@@ -40,6 +42,15 @@ pub(super) struct BaseState {
     troubles: BTreeMap<Box<str>, String>,
     listed: bool,
     told: Option<(Trust, Option<Arc<str>>)>,
+}
+
+/// What a walk through a catalog's directories came upon.
+#[derive(Debug, Default)]
+struct Walk {
+    /// Services' directories, as paths below the base's.
+    found: HashSet<Box<str>>,
+    /// Directories on the way that could not be listed, and why.
+    failed: Vec<(Box<str>, String)>,
 }
 
 /// What is known of a file.
@@ -52,8 +63,10 @@ struct Known {
 
 impl BaseState {
     pub(super) fn new(base: Base, root: &Path) -> Self {
-        let segments = base.path.split('/').filter(|segment| !segment.is_empty());
+        let path = base.root();
+        let segments = path.split('/').filter(|segment| !segment.is_empty());
         Self {
+            pattern: base.pattern(),
             directory: segments.fold(root.to_owned(), |path, segment| path.join(segment)),
             view: BaseView::new(&base),
             base,
@@ -64,8 +77,9 @@ impl BaseState {
         }
     }
 
-    pub(super) fn is_catalog(&self) -> bool {
-        self.base.catalog
+    /// How far below its directory others are watched.
+    pub(super) fn depth(&self) -> usize {
+        self.pattern.as_ref().map_or(0, CatalogPattern::depth)
     }
 
     pub(super) fn directory(&self) -> &Path {
@@ -116,9 +130,25 @@ impl BaseState {
         }
     }
 
-    /// Something happened to an entry of a catalog's directory.
-    pub(super) fn child_event(&mut self, name: &OsStr, kind: Kind, tree: &mut Tree) {
-        let Some(child) = name.to_str().filter(|_| files::is_node_name(name)) else { return };
+    /// Something happened at this path below its directory, no further down than its nodes are.
+    pub(super) fn event(&mut self, below: &Path, kind: Kind, tree: &mut Tree) {
+        let (Some(name), Some(parent)) = (below.file_name(), below.parent().and_then(Path::to_str)) else {
+            return;
+        };
+        let Some(pattern) = &self.pattern else { return self.node_event("", name, kind, tree) };
+        if below.components().count() > pattern.depth() {
+            return self.node_event(parent, name, kind, tree);
+        }
+        let Some(below) = below.to_str().filter(|_| files::is_node_name(name)) else { return };
+        match pattern.place(below) {
+            CatalogPlace::Service(child) => self.child_event(child, kind, tree),
+            CatalogPlace::Above => self.branch_event(below, kind, tree),
+            CatalogPlace::Node(..) | CatalogPlace::Elsewhere => {}
+        }
+    }
+
+    /// Something happened to the directory of a catalog's service.
+    fn child_event(&mut self, child: &str, kind: Kind, tree: &mut Tree) {
         let path = self.folder(child);
         let troubled = self.troubles.contains_key(child);
         if kind == Kind::Written || kind == Kind::Attributes && !troubled {
@@ -129,8 +159,17 @@ impl BaseState {
         }
     }
 
+    /// Something happened to a directory on the way to services.
+    fn branch_event(&mut self, above: &str, kind: Kind, tree: &mut Tree) {
+        let troubled = self.troubles.contains_key(above);
+        if kind == Kind::Written || kind == Kind::Attributes && !troubled {
+            return;
+        }
+        self.list_branch(above, tree, Mode::Full);
+    }
+
     /// Something happened to an entry of a directory of nodes.
-    pub(super) fn node_event(&mut self, child: &str, name: &OsStr, kind: Kind, tree: &mut Tree) {
+    fn node_event(&mut self, child: &str, name: &OsStr, kind: Kind, tree: &mut Tree) {
         let Some(folder) = self.folders.get(child) else { return };
         if !files::is_node_name(name) {
             // A mounted volume swaps the link `..data`, through which its files lead, in one move.
@@ -187,21 +226,74 @@ impl BaseState {
     }
 
     fn list_children(&mut self, tree: &mut Tree, mode: Mode) -> io::Result<Vec<Box<str>>> {
-        let mut children = HashSet::new();
-        for entry in fs::read_dir(&self.directory)? {
+        let mut walk = Walk::default();
+        self.walk("", 0, tree, &mut walk)?;
+        Ok(self.list_found("", walk, tree, mode))
+    }
+
+    /// Lists what is below a directory on the way to services; it may be gone.
+    fn list_branch(&mut self, above: &str, tree: &mut Tree, mode: Mode) {
+        let mut walk = Walk::default();
+        if let Err(error) = self.walk(above, above.split('/').count(), tree, &mut walk)
+            && !files::is_missing(&error)
+            && error.kind() != io::ErrorKind::NotADirectory
+        {
+            walk.failed.push((above.into(), describe(&self.folder(above), &error)));
+        }
+        for child in self.list_found(above, walk, tree, mode) {
+            self.list_child(&child, tree, mode);
+        }
+    }
+
+    /// Finds the services' directories below one that is `depth` below the base's. Each is watched before it is
+    /// read.
+    fn walk(&self, above: &str, depth: usize, tree: &mut Tree, walk: &mut Walk) -> io::Result<()> {
+        let directory = self.folder(above);
+        if depth > 0 {
+            tree.watches.ensure(&directory)?;
+            tree.admit(&directory)?;
+        }
+        let wanted = self.pattern.as_ref().and_then(|pattern| pattern.segments().nth(depth)).flatten();
+        for entry in fs::read_dir(&directory)? {
             let entry = entry?;
             let name = entry.file_name();
-            let Some(child) = name.to_str().filter(|_| files::is_node_name(&name)) else { continue };
+            let Some(name) = name.to_str().filter(|_| files::is_node_name(&name)) else { continue };
             let kind = entry.file_type()?;
-            if kind.is_dir() || kind.is_symlink() && entry.path().is_dir() {
-                children.insert(Box::from(child));
+            let is_dir = kind.is_dir() || kind.is_symlink() && entry.path().is_dir();
+            if !is_dir || wanted.is_some_and(|wanted| wanted != name) {
+                continue;
+            }
+            let below = if above.is_empty() { name.to_owned() } else { format!("{above}/{name}") };
+            if depth + 1 >= self.depth() {
+                walk.found.insert(below.into());
+                continue;
+            }
+            match self.walk(&below, depth + 1, tree, walk) {
+                Ok(()) => {}
+                Err(error) if files::is_missing(&error) => {}
+                Err(error) => {
+                    walk.failed.push((below.clone().into(), describe(&self.folder(&below), &error)));
+                }
             }
         }
-        let known = self.folders.keys().chain(self.troubles.keys());
-        let gone: Vec<_> = known.filter(|child| !children.contains(*child)).cloned().collect();
+        Ok(())
+    }
+
+    /// Takes over what a walk below `above` found. Returns the children that were known already.
+    fn list_found(&mut self, above: &str, walk: Walk, tree: &mut Tree, mode: Mode) -> Vec<Box<str>> {
+        let Walk { found: children, failed } = walk;
+        let below = |child: &str, above: &str| {
+            above.is_empty()
+                || child.strip_prefix(above).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        let known = self.folders.keys().chain(self.troubles.keys()).filter(|child| !child.is_empty());
+        let kept =
+            |child: &str| children.contains(child) || failed.iter().any(|(failed, _)| below(child, failed));
+        let gone: Vec<_> = known.filter(|child| below(child, above) && !kept(child)).cloned().collect();
         for child in gone {
             self.drop_child(&child, tree);
         }
+        self.troubles.extend(failed);
         let mut later = Vec::new();
         for child in children {
             if !self.folders.contains_key(&child) || self.troubles.contains_key(&child) {
@@ -210,7 +302,7 @@ impl BaseState {
                 later.push(child);
             }
         }
-        Ok(later)
+        later
     }
 
     /// Lists a directory of nodes and takes the difference over. Removes only what a whole listing lacks.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::base::{BaseState, Mode};
 use super::tree::Tree;
 use super::*;
-use crate::model::{FormatChoice, ServiceSnapshot};
+use crate::model::{FormatChoice, PrimaryRule, ServiceSnapshot};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -41,6 +41,8 @@ fn orders() -> Base {
         format: FormatChoice::Auto,
         reading: std::sync::Arc::default(),
         deny: Arc::default(),
+        primary: PrimaryRule::Registered,
+        election: false,
     }
 }
 
@@ -110,6 +112,7 @@ impl Deaf {
                 Change::Updated { snapshot, .. } => told.push(members(&snapshot)),
                 Change::Trust { trust, .. } => told.push(format!("{trust:?}")),
                 Change::Gone { service, .. } => told.push(format!("{service} gone")),
+                Change::Leader { .. } | Change::Refused { .. } => panic!("neither election nor catalog"),
                 Change::Link { .. } => return told,
             }
         }

@@ -143,8 +143,10 @@ impl Worker {
         let (at, bases) = (&self.at, &self.bases);
         self.tree.watches.retain(|directory| {
             at.contains_key(directory)
-                || directory.parent().and_then(|parent| at.get(parent)).is_some_and(|interest| {
-                    interest.here.iter().any(|base| bases.get(base).is_some_and(BaseState::is_catalog))
+                || directory.ancestors().enumerate().skip(1).any(|(depth, above)| {
+                    let reaches =
+                        |base| bases.get(base).is_some_and(|base: &BaseState| base.depth() >= depth);
+                    at.get(above).is_some_and(|interest| interest.here.iter().any(reaches))
                 })
         });
     }
@@ -170,25 +172,14 @@ impl Worker {
                 self.list(base, Mode::Full, *received);
             }
         }
-        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return };
-        for base in self.here(parent) {
-            if let Some(state) = self.bases.get_mut(&base) {
-                if state.is_catalog() {
-                    state.child_event(name, *kind, &mut self.tree);
-                } else {
-                    state.node_event("", name, *kind, &mut self.tree);
+        for (distance, above) in path.ancestors().enumerate().skip(1) {
+            let Ok(below) = path.strip_prefix(above) else { return };
+            for base in self.here(above) {
+                // Nodes are one below the directories that are watched.
+                if let Some(state) = self.bases.get_mut(&base).filter(|state| distance <= state.depth() + 1) {
+                    state.event(below, *kind, &mut self.tree);
+                    self.touch(base, *received);
                 }
-                self.touch(base, *received);
-            }
-        }
-        let (Some(above), Some(child)) = (parent.parent(), parent.file_name().and_then(|name| name.to_str()))
-        else {
-            return;
-        };
-        for base in self.here(above) {
-            if let Some(state) = self.bases.get_mut(&base).filter(|state| state.is_catalog()) {
-                state.node_event(child, name, *kind, &mut self.tree);
-                self.touch(base, *received);
             }
         }
     }

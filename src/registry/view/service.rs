@@ -72,7 +72,8 @@ struct Entry {
 
 impl Service {
     pub(super) fn new(base: Arc<Base>, name: ServiceName, child: Option<&str>) -> Self {
-        let root = base.path.trim_end_matches('/');
+        let root = base.root();
+        let root = root.trim_end_matches('/');
         Self {
             path: child.map_or_else(|| root.to_owned(), |child| format!("{root}/{child}")),
             format: match base.format {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::{FormatChoice, FormatName, NodeFacts};
+use crate::model::{FormatChoice, FormatName, NodeFacts, PrimaryRule, ServiceName};
 
 fn base(format: FormatChoice, catalog: bool) -> Base {
     Base {
@@ -9,6 +9,8 @@ fn base(format: FormatChoice, catalog: bool) -> Base {
         format,
         reading: Arc::default(),
         deny: Arc::new(crate::model::DenyList::new(vec!["169.254.0.0/16".parse().unwrap()], vec![])),
+        primary: PrimaryRule::Registered,
+        election: false,
     }
 }
 
@@ -203,8 +205,66 @@ fn unsafe_names_are_no_services_and_no_instances() {
         view.put(Some(name), "n", ONE, NodeFacts::default(), b"h:1");
     }
     view.put(Some("ok"), "a\u{7}b", ONE, NodeFacts::default(), b"h:1");
-    let now = view.now();
-    assert_eq!((members(&now).as_str(), rejected(&now)), ("", vec!["a\\u{7}b bad_name".to_owned()]));
+    let changes = view.take_changes(Instant::now());
+    let [Change::Refused { catalog, rejected: refused }, Change::Updated { snapshot: now, .. }] =
+        &changes[..]
+    else {
+        panic!("{changes:?}")
+    };
+    let refused: Vec<_> = refused.iter().map(|r| format!("{} {}", r.node, r.reason.code())).collect();
+    assert_eq!(
+        (catalog.as_str(), refused.join(",").as_str()),
+        ("orders", " bad_name,.. bad_name,a\\nb bad_name")
+    );
+    assert_eq!((members(now).as_str(), rejected(now)), ("", vec!["a\\u{7}b bad_name".to_owned()]));
+    view.remove_service("a\nb");
+    let changes = view.take_changes(Instant::now());
+    let [Change::Refused { rejected, .. }] = &changes[..] else { panic!("{changes:?}") };
+    assert_eq!(rejected.len(), 2);
+}
+
+#[test]
+fn a_pattern_names_services_by_what_its_stars_took() {
+    let base = Base { path: "/dubbo/*/providers".into(), ..base(FormatChoice::Auto, true) };
+    let mut view = BaseView::new(&base);
+    view.put(Some("com.foo.Bar/providers"), "n", ONE, NodeFacts::default(), b"h:1");
+    assert_eq!(view.told(), ["orders/com.foo.Bar n=h:1"]);
+    view.remove_service("com.foo.Bar/providers");
+    assert_eq!(view.told(), ["orders/com.foo.Bar gone"]);
+}
+
+#[test]
+fn the_lowest_number_leads_an_election_and_a_service_that_asks_for_it() {
+    let mut view = BaseView::new(&Base::of_election(&ServiceName::new("orders").unwrap(), "/election"));
+    let mut leads = |act: &dyn Fn(&mut BaseView)| {
+        act(&mut view);
+        match view.take_changes(Instant::now()).as_slice() {
+            [] => "no news".to_owned(),
+            [Change::Leader { leader, .. }] => leader.as_deref().unwrap_or("-").to_owned(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!((leads(&|_| ()), leads(&|_| ())), ("-".to_owned(), "no news".to_owned()));
+    let latch = |n: u32| format!("_c_{}-latch-{n:010}", 9 - n);
+    assert_eq!(leads(&|view| view.put(None, &latch(3), ONE, NodeFacts::default(), b" n3\n")), "n3");
+    assert_eq!(leads(&|view| view.put(None, &latch(5), ONE, NodeFacts::default(), b"n5")), "no news");
+    assert_eq!(leads(&|view| view.put(None, "config", ONE, NodeFacts::default(), b"n9")), "no news");
+    assert_eq!(
+        leads(&|view| view.put(None, &latch(2), ONE, NodeFacts::default(), b"\xff")),
+        "",
+        "who leads says nothing"
+    );
+    assert_eq!(leads(&|view| view.remove(None, &latch(2))), "n3");
+    assert_eq!(leads(&|view| view.remove(None, &latch(3))), "n5");
+    assert_eq!(leads(&|view| view.remove(None, &latch(5))), "-");
+
+    let base = Base { primary: PrimaryRule::LowestSequence, ..base(FormatChoice::Auto, false) };
+    let mut view = BaseView::new(&base);
+    view.says("b-0000000001", "h:1");
+    view.says("a-0000000002", "h:2");
+    assert_eq!(view.now().primary.as_deref(), Some("b-0000000001"));
+    view.remove(None, "b-0000000001");
+    assert_eq!(view.now().primary.as_deref(), Some("a-0000000002"));
 }
 
 #[test]

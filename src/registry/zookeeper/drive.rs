@@ -16,7 +16,7 @@ use tokio::time::{sleep, sleep_until};
 use zookeeper_client::{AddWatchMode, Error, EventType, PersistentWatcher, WatchedEvent};
 
 use super::list::{self, BATCH, ListError, MAX_CHILDREN, Part, Target};
-use super::mirror::{Counters, Depth, EventKind, Found, Mirror, Place, Ticket};
+use super::mirror::{Counters, EventKind, Found, Mirror, Place, Ticket};
 use super::session::{Link, LinkStatus, Session};
 use super::stats::Stats;
 use crate::model::Trust;
@@ -107,11 +107,11 @@ impl Driver {
         stats: Arc<Stats>,
         listings: Arc<Semaphore>,
     ) -> Self {
-        let depth = if base.catalog { Depth::Catalog } else { Depth::Service };
-        let path = if base.path.len() > 1 { base.path.trim_end_matches('/') } else { &base.path };
+        let (root, pattern) = (base.root(), base.pattern());
+        let path = if root.len() > 1 { root.trim_end_matches('/') } else { &root };
         Self {
-            target: Target { path: path.into(), depth, chroot },
-            mirror: Mirror::new(path, depth, MAX_CHILDREN),
+            target: Target { path: path.into(), pattern: pattern.clone(), chroot },
+            mirror: Mirror::with(path, pattern, MAX_CHILDREN),
             view: BaseView::new(&base),
             base,
             hosts,
@@ -236,9 +236,14 @@ impl Driver {
         {
             alive = self.on_wake(waiting, tenure);
         }
-        self.publish().await;
-        if std::mem::take(&mut self.whole) {
-            self.tell(Trust::Live, None);
+        // Who leads an election is known when every candidate is. Until then the last who did goes on: a deletion
+        // that overtakes the reading of a successor would leave nobody.
+        let reading = self.mirror.is_asking() || !tenure.reads.is_empty();
+        if !(self.base.election && reading && alive.is_continue()) {
+            self.publish().await;
+            if std::mem::take(&mut self.whole) {
+                self.tell(Trust::Live, None);
+            }
         }
         if self.mirror.needs_listing() {
             let soon = tokio::time::Instant::now() + jitter(FIRST_PAUSE);
@@ -296,6 +301,11 @@ impl Driver {
         let Some(ticket) = tenure.listing.as_ref().map(|listing| listing.ticket) else { return };
         match part {
             Some(Part::Folder(child, contents)) => self.mirror.listed_folder(ticket, &child, contents),
+            Some(Part::Hidden(above)) => {
+                let base = self.base.name.as_str();
+                tracing::debug!(base, directory = &*above, "may not be listed; what is known below it stays");
+                self.mirror.listed_hidden(ticket, &above);
+            }
             Some(Part::Nodes(nodes)) => self.mirror.listed_nodes(ticket, nodes),
             Some(Part::End(end)) => self.on_end(ticket, end, tenure),
             None => {

@@ -8,8 +8,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use zookeeper_client::{Client, Error, MultiReadResult, Stat};
 
-use super::facts::{Contents, Depth, Found, Place, RESERVED};
-use crate::model::{NodeFacts, Owner, RejectReason};
+use super::facts::{Contents, Found, Place, RESERVED};
+use crate::model::{CatalogPattern, NodeFacts, Owner, RejectReason};
 
 /// Nodes a service may have, and services a catalog.
 pub(super) const MAX_CHILDREN: usize = 100_000;
@@ -30,7 +30,8 @@ pub(super) const DEADLINE: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone)]
 pub(super) struct Target {
     pub(super) path: Arc<str>,
-    pub(super) depth: Depth,
+    /// Where the services of a catalog are below it.
+    pub(super) pattern: Option<CatalogPattern>,
     /// Whether the paths are below a chroot, which may be missing.
     pub(super) chroot: bool,
 }
@@ -39,6 +40,8 @@ pub(super) struct Target {
 #[derive(Debug)]
 pub(super) enum Part {
     Folder(Arc<str>, Contents),
+    /// A directory on the way to services that may not be listed.
+    Hidden(Arc<str>),
     Nodes(Vec<(Place, Found)>),
     End(Result<(), ListError>),
 }
@@ -155,11 +158,23 @@ impl Lister {
         if &**path == "/" {
             names.retain(|name| name != RESERVED);
         }
-        let places = match self.target.depth {
-            Depth::Service => {
-                names.into_iter().map(|name| Place { child: None, node: name.into() }).collect()
+        let places = match &self.target.pattern {
+            None => names.into_iter().map(|name| Place { child: None, node: name.into() }).collect(),
+            Some(pattern) => {
+                let mut last_is_literal = false;
+                // The first segment is a star, whose directories these are.
+                for segment in pattern.segments().skip(1) {
+                    last_is_literal = segment.is_some();
+                    names = match segment {
+                        Some(literal) => names.into_iter().map(|name| format!("{name}/{literal}")).collect(),
+                        None => self.below(names).await?,
+                    };
+                    if names.len() > MAX_CHILDREN {
+                        return Err(ListError::TooLarge(Arc::clone(path), names.len()));
+                    }
+                }
+                self.folders(names, last_is_literal).await?
             }
-            Depth::Catalog => self.folders(names).await?,
         };
         self.nodes(places).await
     }
@@ -175,7 +190,36 @@ impl Lister {
         Ok(())
     }
 
-    async fn folders(&self, names: Vec<String>) -> Result<Vec<Place>, ListError> {
+    /// What stands in these directories, as paths below the base.
+    async fn below(&self, names: Vec<String>) -> Result<Vec<String>, ListError> {
+        let mut out = Vec::new();
+        let mut names = names.into_iter().map(Arc::<str>::from);
+        let mut jobs = JoinSet::new();
+        let mut batch = BatchSize::default();
+        loop {
+            while jobs.len() < PIPELINE {
+                let chunk: Vec<_> = names.by_ref().take(batch.0).collect();
+                if chunk.is_empty() {
+                    break;
+                }
+                jobs.spawn(read_folders(self.client.clone(), Arc::clone(&self.target.path), chunk));
+            }
+            let Some(done) = jobs.join_next().await else { return Ok(out) };
+            let folders = self.joined(done)?;
+            batch.adapt(folders.len(), folders.iter().map(|(_, names)| size_of_names(names)).sum());
+            for (above, names) in folders {
+                match names {
+                    Ok(names) => out.extend(names.into_iter().map(|name| format!("{above}/{name}"))),
+                    Err(Contents::Refused(..)) => self.say(Part::Hidden(above)).await,
+                    // Gone, and its services before it.
+                    Err(Contents::Vanished | Contents::Listed) => {}
+                }
+            }
+        }
+    }
+
+    /// Lists the services' directories. With `sparse` they may not be there: their names were guessed.
+    async fn folders(&self, names: Vec<String>, sparse: bool) -> Result<Vec<Place>, ListError> {
         let mut places = Vec::new();
         let mut names = names.into_iter().map(Arc::<str>::from);
         let mut jobs = JoinSet::new();
@@ -193,6 +237,7 @@ impl Lister {
             batch.adapt(folders.len(), folders.iter().map(|(_, names)| size_of_names(names)).sum());
             for (child, names) in folders {
                 let contents = match names {
+                    Err(Contents::Vanished) if sparse => continue,
                     Err(contents) => contents,
                     Ok(names) if names.len() > MAX_CHILDREN => Contents::Refused(
                         RejectReason::TooLarge,

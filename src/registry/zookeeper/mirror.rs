@@ -11,7 +11,7 @@ use std::sync::Arc;
 pub use super::facts::{Contents, Counters, Delta, Depth, EventKind, Found, Place, Question};
 use super::facts::{DIRECTORY, RESERVED};
 use super::tree::{Put, Tree};
-use crate::model::{NodeFacts, RejectReason};
+use crate::model::{CatalogPattern, CatalogPlace, NodeFacts, RejectReason};
 
 /// Names one listing. Answers of a listing that was given up are ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +27,8 @@ const MAX_WANTED: usize = 20_000;
 #[derive(Debug)]
 pub struct Mirror {
     base: String,
-    depth: Depth,
+    /// Where the services of a catalog are below it.
+    pattern: Option<CatalogPattern>,
     tree: Tree,
     /// Number of the newest event.
     seq: u64,
@@ -78,9 +79,15 @@ impl Mirror {
     /// An empty mirror of `base` (absolute, without a slash at its end unless it is the root). A directory
     /// takes at most `cap` nodes.
     pub fn new(base: &str, depth: Depth, cap: usize) -> Self {
+        Self::with(base, (depth == Depth::Catalog).then(|| CatalogPattern::children_of(base)), cap)
+    }
+
+    /// The same of a catalog's pattern, or of a service.
+    pub fn with(base: &str, pattern: Option<CatalogPattern>, cap: usize) -> Self {
+        let depth = if pattern.is_some() { Depth::Catalog } else { Depth::Service };
         Self {
             base: base.to_owned(),
-            depth,
+            pattern,
             tree: Tree::new(depth, cap),
             seq: 0,
             floor: 0,
@@ -220,6 +227,13 @@ impl Mirror {
         }
     }
 
+    /// A directory on the way to services whose content could not be listed: what is known below it stays.
+    pub fn listed_hidden(&mut self, ticket: Ticket, above: &str) {
+        if self.purpose(ticket).is_some() {
+            self.tree.mark_below(above, ticket.id);
+        }
+    }
+
     /// Nodes, as the listing found them.
     pub fn listed_nodes(&mut self, ticket: Ticket, nodes: Vec<(Place, Found)>) {
         let Some(purpose) = self.purpose(ticket) else { return };
@@ -272,6 +286,11 @@ impl Mirror {
         whole
     }
 
+    /// Whether there are nodes to read that were not asked for yet.
+    pub fn is_asking(&self) -> bool {
+        !self.wanted.is_empty()
+    }
+
     /// Whether a listing was whole at some time.
     pub fn is_listed(&self) -> bool {
         self.listed
@@ -305,18 +324,20 @@ impl Mirror {
         let Some(below) = path.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('/')) else {
             return Spot::Elsewhere;
         };
-        let mut segments = below.split('/');
         if self.base == "/" && below.split('/').next() == Some(RESERVED) {
             return Spot::Elsewhere;
         }
-        match (self.depth, segments.next(), segments.next(), segments.next()) {
-            (Depth::Service, Some(node), None, None) => Spot::Node(Place { child: None, node: node.into() }),
-            (Depth::Catalog, Some(child), None, None) => Spot::Folder(child.into()),
-            (Depth::Catalog, Some(child), Some(node), None) => {
+        let Some(pattern) = &self.pattern else {
+            let node = Place { child: None, node: below.into() };
+            return if below.contains('/') { Spot::Elsewhere } else { Spot::Node(node) };
+        };
+        match pattern.place(below) {
+            CatalogPlace::Service(child) => Spot::Folder(child.into()),
+            CatalogPlace::Node(child, node) => {
                 let child = self.tree.folder_name(child);
                 Spot::Node(Place { child: Some(child), node: node.into() })
             }
-            _ => Spot::Elsewhere,
+            CatalogPlace::Above | CatalogPlace::Elsewhere => Spot::Elsewhere,
         }
     }
 

@@ -143,6 +143,15 @@ impl Tree {
         }
     }
 
+    /// Notes that a listing could not look below a directory: everything there stays.
+    pub(super) fn mark_below(&mut self, above: &str, listing: u64) {
+        let below = |child: &str| child.strip_prefix(above).is_some_and(|rest| rest.starts_with('/'));
+        for (_, folder) in self.folders.iter_mut().filter(|(child, _)| below(child)) {
+            folder.seen = listing;
+            folder.nodes.values_mut().for_each(|entry| entry.seen = listing);
+        }
+    }
+
     /// Notes that a listing had this node.
     pub(super) fn mark(&mut self, place: &Place, listing: u64) {
         let folder = self.folders.get_mut(place.folder());

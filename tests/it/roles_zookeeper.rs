@@ -1,0 +1,140 @@
+//! Elections and catalogs of patterns in a real ensemble.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use zookeeper_client::{Acls, Client, CreateMode};
+
+use crate::support::gateway::{Gateway, PATIENCE};
+use crate::support::http::Client as Http;
+use crate::support::instance::Instance;
+use crate::support::zk::{self, EPHEMERAL, OPEN};
+
+fn gateway(name: &str, connect: &str, rest: &str) -> Gateway {
+    let config = format!(
+        "[gateway]\nworkers = 1\n[registries.main]\nkind = \"zookeeper\"\nconnect = \"{connect}\"\n\
+         [[listeners]]\nname = \"public\"\nlisten = \"127.0.0.1:0\"\n{rest}"
+    );
+    Gateway::start(name, &config)
+}
+
+/// Waits without keeping the tests' own session from its pings.
+async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < end, "waited in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Stands for election as Curator's LeaderLatch does.
+async fn candidate(client: &Client, id: &str) -> String {
+    let path = format!("/election/_c_{:016x}-latch-", fastrand::u64(..));
+    let options = CreateMode::EphemeralSequential.with_acls(Acls::anyone_all());
+    let (_, sequence) = client.create(&path, id.as_bytes(), &options).await.unwrap();
+    format!("{path}{sequence}")
+}
+
+#[tokio::test]
+async fn a_change_of_the_primary_under_load_loses_no_request_and_strays_to_nobody() {
+    let connect = zk::chroot("primary-change").await;
+    let client = zk::client(&connect).await;
+    let instances: Vec<_> = ["a", "b", "c"].into_iter().map(Instance::start).collect();
+    client.create("/orders", b"", &OPEN).await.unwrap();
+    client.create("/election", b"", &OPEN).await.unwrap();
+    for instance in &instances {
+        let address = instance.address.to_string();
+        client.create(&format!("/orders/{}", instance.name), address.as_bytes(), &EPHEMERAL).await.unwrap();
+    }
+    let mut leads = candidate(&client, "a").await;
+    let gateway = gateway(
+        "primary-change",
+        &connect,
+        "[services.orders]\npath = \"/orders\"\nprimary = { election = \"/election\" }\n\
+         [[routes]]\nmethods = [\"PUT\"]\nservice = \"orders\"\ninstances = \"primary\"\n",
+    );
+    let leads_now = |id: &str| gateway.json("/api/services/orders")["primary"] == id;
+    until("a leads", || leads_now("a")).await;
+    let (address, stop) = (gateway.listener("public"), Arc::new(AtomicBool::new(false)));
+    let stopped = Arc::clone(&stop);
+    let load = std::thread::spawn(move || {
+        let mut client = Http::connect(address).unwrap();
+        let mut count = 0;
+        while !stopped.load(Ordering::Relaxed) {
+            let answer = client.request("PUT", "/x", &[], b"").unwrap();
+            assert_eq!(answer.status, 200, "request {count}: {answer:?}");
+            count += 1;
+        }
+        count
+    });
+    for round in 0..20 {
+        let (old, next) =
+            if round % 2 == 0 { (&instances[0], &instances[1]) } else { (&instances[1], &instances[0]) };
+        let waiting = candidate(&client, &next.name).await;
+        client.delete(&std::mem::replace(&mut leads, waiting), None).await.unwrap();
+        until("the next leads", || leads_now(&next.name)).await;
+        // Whoever leads no longer gets nothing more, from the moment that the table says so.
+        let (before, so_far) = (old.count(), next.count());
+        until("requests to the new one", || next.count() > so_far + 5).await;
+        assert!(old.count() <= before + 1, "one may have been on its way");
+    }
+    stop.store(true, Ordering::Relaxed);
+    assert!(load.join().unwrap() > 100);
+    assert_eq!(instances[2].count(), 0, "c has never led");
+}
+
+#[tokio::test]
+async fn ten_thousand_services_of_a_pattern_cost_one_watch() {
+    const SERVICES: usize = 10_000;
+    let server = zk::Standalone::start();
+    let connect = server.server.address();
+    // Writing so much takes a busy machine more than the tests' usual patience.
+    let connector = Client::connector()
+        .with_session_timeout(Duration::from_secs(60))
+        .with_connection_timeout(Duration::from_secs(30));
+    let client = connector.connect(&connect).await.unwrap();
+    client.create("/dubbo", b"", &OPEN).await.unwrap();
+    for start in (0..SERVICES).step_by(100) {
+        let mut batch = client.new_multi_writer();
+        for i in start..start + 100 {
+            batch.add_create(&format!("/dubbo/com.foo.S{i}"), b"", &OPEN).unwrap();
+            for folder in ["providers", "consumers"] {
+                batch.add_create(&format!("/dubbo/com.foo.S{i}/{folder}"), b"", &OPEN).unwrap();
+            }
+            let address = format!("10.0.{}.{}:8080", i / 250, i % 250 + 1);
+            batch.add_create(&format!("/dubbo/com.foo.S{i}/providers/n"), address.as_bytes(), &OPEN).unwrap();
+        }
+        batch.commit().await.unwrap();
+    }
+    // Neither is a service: one has no providers, the other is not even a directory of any.
+    client.mkdir("/dubbo/com.foo.Client/consumers", &OPEN).await.unwrap();
+    client.create("/dubbo/config", b"", &OPEN).await.unwrap();
+
+    let started = Instant::now();
+    let gateway = gateway(
+        "pattern",
+        &connect,
+        "[catalogs.rpc]\npath = \"/dubbo/*/providers\"\n\
+         [[routes]]\npath = \"/{name}/*\"\nservice = \"rpc/{name}\"\n",
+    );
+    until("ready", || gateway.admin("/readyz").status == 200).await;
+    println!("{SERVICES} services after {:?}", started.elapsed());
+    let services = || gateway.json("/api/catalogs")["catalogs"][0]["services"].clone();
+    assert_eq!(services(), SERVICES);
+    let watches = server.server.ask("wchs").unwrap();
+    assert!(
+        watches.contains("Total watches:1\n") || watches.trim_end().ends_with("Total watches:1"),
+        "{watches}"
+    );
+
+    let instance = Instance::start("new");
+    client.mkdir("/dubbo/com.foo.New/providers", &OPEN).await.unwrap();
+    let address = instance.address.to_string();
+    client.create("/dubbo/com.foo.New/providers/n", address.as_bytes(), &EPHEMERAL).await.unwrap();
+    until("the new service", || gateway.get("/com.foo.New/x").body == "new").await;
+    client.delete("/dubbo/com.foo.New/providers/n", None).await.unwrap();
+    client.delete("/dubbo/com.foo.New/providers", None).await.unwrap();
+    until("no_route", || gateway.get("/com.foo.New/x").header("x-zoogate-error") == Some("no_route")).await;
+    assert_eq!(services(), SERVICES);
+}
