@@ -95,9 +95,10 @@ fn read(root: &reader::Node<'_>) -> Option<Plan> {
         limits: gateway::limits(&file),
         ..Plan::default()
     };
-    let mut known = names::Known::in_zone(plan.gateway.zone.clone());
+    let mut known = names::Known::default();
     plan.registries = registries::registries(&file, &mut known);
     plan.gateway = gateway::gateway(&file, &known);
+    known.zone.clone_from(&plan.gateway.zone);
     plan.services = services::services(&file, &mut known);
     plan.catalogs = services::catalogs(&file, &mut known);
     let services = plan.services.iter().map(|s| (s.name.to_string(), s.registry.clone()));

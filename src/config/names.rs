@@ -75,11 +75,6 @@ pub(super) struct Known {
 }
 
 impl Known {
-    /// Nothing but the gateway's zone.
-    pub(super) fn in_zone(zone: Option<Box<str>>) -> Self {
-        Self { zone, ..Self::default() }
-    }
-
     pub(super) fn add_service(&mut self, name: &str, protocol: Option<Protocol>) {
         self.services.insert(name.to_owned(), protocol);
     }
