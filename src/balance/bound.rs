@@ -23,6 +23,11 @@ impl LoadBound {
         Self { factor, total_share: members.iter().map(|m| m.share).sum() }
     }
 
+    /// The same bound over other members.
+    pub(super) fn over(self, members: &[Member]) -> Self {
+        Self::new(self.factor, members)
+    }
+
     /// Capacity = ceil(bound × (requests in flight + this one) × the instance's part of the usable share).
     pub(super) fn capacity<'a>(self, shares: &'a [f64], candidates: &dyn Candidates) -> Capacity<'a> {
         let usable_share = if candidates.all_usable() {

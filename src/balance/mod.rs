@@ -10,6 +10,7 @@
 use std::sync::Arc;
 
 mod bound;
+mod circle;
 mod draw;
 mod factory;
 mod fingerprint;
@@ -105,6 +106,13 @@ pub trait Balancer: std::fmt::Debug + Send + Sync {
     /// policy does not place by key, or nobody is usable.
     fn place(&self, affinity: u32, candidates: &dyn Candidates) -> Option<Slot> {
         self.placement(affinity)?.into_iter().find(|&slot| candidates.usable(slot))
+    }
+
+    /// The same policy over other members, made out of this one where that is cheaper: it must pick as one that its
+    /// factory builds anew. `None`, the default, has the factory build it.
+    fn successor(&self, members: &[Member]) -> Option<Arc<dyn Balancer>> {
+        let _ = members;
+        None
     }
 }
 

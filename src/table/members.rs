@@ -1,7 +1,7 @@
 //! From a snapshot to endpoints: which addresses there are, who lives on, who is new, who has gone.
 
-use std::collections::HashMap;
-use std::sync::atomic::AtomicU32;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -11,6 +11,7 @@ use crate::transport::Target;
 
 use super::config::ServiceSpec;
 use super::endpoint::{Census, Endpoint, Vitals};
+use super::health::Status;
 use super::warm::Ramps;
 use super::zone::Local;
 
@@ -27,6 +28,8 @@ pub(super) struct Members {
     pub(super) local: Option<Local>,
     /// Who of the snapshot's instances has not its whole share yet.
     pub(super) ramps: Ramps,
+    /// How many of the slots are gone before the generation without them is there.
+    pub(super) tombs: AtomicU32,
     fingerprint: OnceLock<Fingerprint>,
     list: Arc<[Member]>,
 }
@@ -108,10 +111,12 @@ impl Members {
         let ramps = Ramps::new(spec, snapshot, before, maker);
         let list = list(snapshot, &slot_of, &endpoints, &ramps, maker.now_ms);
         let balance = &spec.defaults.balance;
-        let same = before.filter(|b| b.members.list == list && b.spec.same_balancing(spec));
-        let (list, balancer) = match same {
-            Some(before) => (Arc::clone(&before.members.list), Arc::clone(&before.members.balancer)),
-            None => (Arc::clone(&list), spec.balancer.build(balance, &list, &lasting.cursors)),
+        let build = || spec.balancer.build(balance, &list, &lasting.cursors);
+        let alike = before.filter(|b| b.spec.same_balancing(spec)).map(|b| b.members);
+        let (list, balancer) = match alike {
+            Some(before) if before.list == list => (Arc::clone(&before.list), Arc::clone(&before.balancer)),
+            Some(before) => (Arc::clone(&list), before.balancer.successor(&list).unwrap_or_else(build)),
+            None => (Arc::clone(&list), build()),
         };
         let slot = |(group, endpoint): (&Group<'_>, &Arc<Endpoint>)| SlotState {
             vitals: Arc::clone(&endpoint.vitals),
@@ -119,8 +124,8 @@ impl Members {
         };
         let slots = groups.iter().zip(&endpoints).map(slot).collect();
         let local = Local::new(spec, snapshot, &slot_of, &list, before, lasting);
-        let fingerprint = OnceLock::new();
-        (Self { endpoints, slots, slot_of, balancer, local, ramps, fingerprint, list }, kept)
+        let (tombs, fingerprint) = (AtomicU32::new(0), OnceLock::new());
+        (Self { endpoints, slots, slot_of, balancer, local, ramps, tombs, fingerprint, list }, kept)
     }
 
     /// The same members with the shares of now.
@@ -137,7 +142,27 @@ impl Members {
             local: Local::new(spec, snapshot, &self.slot_of, &list, Some(before), lasting),
             ramps,
             fingerprint: self.fingerprint.clone(),
+            tombs: AtomicU32::new(self.tombs.load(Ordering::Acquire)),
             list,
+        }
+    }
+
+    /// Marks the slots whose address `next` does not have: no pick takes them from here on, whatever generation it
+    /// looks at. A ring walks on from them as the ring without them does.
+    ///
+    /// Not where nobody who stays is up and somebody will be: requests go on as they did until the swap.
+    pub(super) fn bury(&self, next: &ServiceSnapshot) {
+        let stay: HashSet<&Address> = next.instances.iter().map(|instance| &instance.address).collect();
+        let stays = |endpoint: &Endpoint| stay.contains(&endpoint.target.address);
+        let up = |slot: &SlotState| slot.enabled && slot.vitals.status() == Status::Up;
+        let served = self.endpoints.iter().zip(&self.slots).any(|(e, slot)| up(slot) && stays(e));
+        if !served && next.instances.iter().any(|i| i.enabled && i.weight > 0.0) {
+            return;
+        }
+        for endpoint in self.endpoints.iter().filter(|endpoint| !stays(endpoint)) {
+            // First the count: whoever sees the mark and looks for anyone must not take it for a successor's.
+            self.tombs.fetch_add(1, Ordering::Release);
+            endpoint.retire();
         }
     }
 

@@ -33,6 +33,8 @@ mod writer;
 mod zone;
 
 #[cfg(test)]
+mod burial_tests;
+#[cfg(test)]
 mod choice_tests;
 #[cfg(test)]
 mod simulation;

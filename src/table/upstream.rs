@@ -125,6 +125,11 @@ impl Upstream {
         }
     }
 
+    /// Takes those out of rotation at once, in this generation, whose address the next one does not have.
+    pub(super) fn bury(&self, next: &ServiceSnapshot) {
+        self.members.bury(next);
+    }
+
     /// The same without those who have nothing open any more: `None` where that is everyone left.
     pub(super) fn swept(&self) -> Option<Self> {
         let open = |d: &&Departed| d.endpoint.in_flight() > 0;
@@ -205,8 +210,8 @@ impl Upstream {
 
     /// Chooses an endpoint that was not tried yet, and counts the request in flight on it.
     ///
-    /// Where no other is left, one that is ejected is better than none. One whose node went between the
-    /// caller's load of the table and this pick counts as ejected.
+    /// Where no other is left, one that is ejected is better than none. So is one whose node went between the
+    /// caller's load of the table and this pick, unless this generation knows that it is gone for good.
     pub fn pick(&self, request: PickRequest<'_>) -> Option<Lease> {
         self.pick_among(InstanceChoice::Any, request)
     }
@@ -343,9 +348,17 @@ impl Candidates for View<'_> {
     }
 
     fn usable(&self, slot: Slot) -> bool {
-        let state = self.upstream.members.slots.get(slot);
-        state.is_some_and(|s| s.enabled && (self.anyone || s.vitals.status() == Status::Up))
-            && self.except != Some(slot)
+        if self.except == Some(slot) {
+            return false;
+        }
+        let Some(slot) = self.upstream.members.slots.get(slot).filter(|slot| slot.enabled) else {
+            return false;
+        };
+        match slot.vitals.status() {
+            Status::Up => true,
+            Status::Ejected => self.anyone,
+            Status::Retired => self.anyone && !self.has_tombs(),
+        }
     }
 
     fn load(&self, slot: Slot) -> u32 {
@@ -376,5 +389,12 @@ impl Candidates for View<'_> {
     fn all_usable(&self) -> bool {
         self.except.is_none()
             && (self.anyone || self.upstream.lasting.census.ejected.load(Ordering::Relaxed) == 0)
+            && !self.has_tombs()
+    }
+}
+
+impl View<'_> {
+    fn has_tombs(&self) -> bool {
+        self.upstream.members.tombs.load(Ordering::Acquire) > 0
     }
 }

@@ -308,8 +308,12 @@ impl TableWriter {
     }
 
     /// Publishes what is new: true where anything was. The next load on any worker sees it.
+    ///
+    /// Instances that are gone are out of rotation before anything is built, in the table that is in use.
     pub fn publish(&mut self) -> bool {
-        self.removals = false;
+        if std::mem::take(&mut self.removals) {
+            self.bury();
+        }
         if !self.has_changes() {
             return false;
         }
@@ -346,6 +350,19 @@ impl TableWriter {
         // Only now: until the swap they were the way to go.
         left.settle();
         true
+    }
+
+    /// A service in another place, or none any more, waits for the table that says where its requests go now.
+    fn bury(&self) {
+        for (name, pending) in &self.pending {
+            if let Pending::Update { snapshot, fresh: false, .. } = pending
+                && let Some(upstream) = self.published.upstream(name.as_str())
+                // A primary and its successor change in one step: between them would be nobody.
+                && (snapshot.primary.is_none() || snapshot.primary == upstream.snapshot().primary)
+            {
+                upstream.bury(snapshot);
+            }
+        }
     }
 
     fn build(
