@@ -18,7 +18,7 @@ use zoogate::model::{
     Address, BalancePolicy, BalanceSpec, FormatChoice, HashKey, Host, Incarnation, Instance, InstanceId,
     Protocol, RegistryName, ServiceName, ServiceSnapshot,
 };
-use zoogate::table::{PickRequest, RouteInput, Settings, TableConfig, TableReader, TableWriter};
+use zoogate::table::{Lease, PickRequest, RouteInput, Settings, TableConfig, TableReader, TableWriter};
 use zoogate::telemetry::Outcome;
 
 fn main() {
@@ -109,21 +109,33 @@ fn table(policy: &str, n: usize) -> (TableWriter, TableReader) {
 const POLICIES: [&str; 7] =
     ["round_robin", "random", "least_request", "peak_ewma", "ring", "maglev", "ring, bounded"];
 
-#[divan::bench(args = POLICIES, consts = [10, 1_000])]
+/// A choice with its lease: counted in flight. A hash policy's includes the hashing of the key.
+#[divan::bench(args = POLICIES, consts = [10, 1_000], sample_size = 1_024, sample_count = 400)]
 fn pick<const N: usize>(bencher: Bencher<'_, '_>, policy: &str) {
-    let (_writer, reader) = table(policy, N);
+    picks(bencher, policy, N, |lease| lease);
+}
+
+/// The same to the end of the request: the lease settled with an outcome and a latency, and given back.
+#[divan::bench(args = POLICIES, consts = [10, 1_000], sample_size = 1_024, sample_count = 400)]
+fn pick_and_settle<const N: usize>(bencher: Bencher<'_, '_>, policy: &str) {
+    picks(bencher, policy, N, |lease| lease.settle(Outcome::Ok, Some(Duration::from_millis(1))));
+}
+
+/// `then`'s output is dropped when the clock stands.
+fn picks<T>(bencher: Bencher<'_, '_>, policy: &str, n: usize, then: impl Fn(Lease) -> T) {
+    let (_writer, reader) = table(policy, n);
     let table = reader.load();
     let upstream = table.upstream("orders").expect("it is there");
+    let keyed = upstream.balance().key.is_some();
     let keys: Vec<String> = (0..1_024).map(|i| format!("user-{i}")).collect();
     let mut rng = fastrand::Rng::with_seed(1);
     let now = Instant::now();
     let mut i = 0;
     bencher.bench_local(|| {
         i = (i + 1) % keys.len();
-        let key = Some(keys[i].as_bytes());
+        let key = keyed.then(|| keys[i].as_bytes());
         let request = PickRequest { rng: &mut rng, worker: 0, key, tried: &[], now };
-        let lease = upstream.pick(request).expect("someone is up");
-        lease.settle(Outcome::Ok, Some(Duration::from_millis(1)));
+        then(upstream.pick(request).expect("someone is up"))
     });
 }
 
@@ -131,6 +143,27 @@ fn pick<const N: usize>(bencher: Bencher<'_, '_>, policy: &str) {
 fn build_ring(bencher: Bencher<'_, '_>, n: usize) {
     let members = members(n);
     bencher.bench_local(|| Ring::new(black_box(&members), 160, None));
+}
+
+/// One instance less, or one more, of so many, out of the ring before.
+#[divan::bench(args = [10, 100, 1_000])]
+fn change_ring(bencher: Bencher<'_, '_>, n: usize) {
+    let whole = members(n);
+    let less = &whole[1..];
+    let rings = [Ring::new(&whole, 160, None), Ring::new(less, 160, None)];
+    let mut step = 0;
+    bencher.bench_local(|| {
+        step += 1;
+        let to = if step % 2 == 0 { &whole[..] } else { less };
+        rings[(step + 1) % 2].next(black_box(to)).expect("it is cheaper")
+    });
+}
+
+/// What of a pick by key is the hashing of the key.
+#[divan::bench(args = [6, 36, 200], sample_size = 1_024, sample_count = 400)]
+fn hash_key(bencher: Bencher<'_, '_>, len: usize) {
+    let key = vec![b'u'; len];
+    bencher.bench_local(|| zoogate::balance::hash::key(black_box(&key)));
 }
 
 #[divan::bench(args = [10, 100, 1_000])]

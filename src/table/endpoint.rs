@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::telemetry::OutcomeCounters;
+use crate::telemetry::{Outcome, OutcomeCounters};
 use crate::transport::Target;
 
 use super::health::{Health, Status};
@@ -66,15 +66,19 @@ pub struct Endpoint {
 }
 
 /// What changes about an endpoint. Outlives changes of its label and of how it is dialled.
+///
+/// All that a request writes but the latency is on one cache line. How many requests are in flight is not
+/// counted by itself: it is those that began less those that ended, which the outcomes count anyway.
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub(super) struct Vitals {
-    /// Zero of the clock in `health` and `latency`.
-    epoch: Instant,
     health: AtomicU64,
-    in_flight: AtomicU32,
+    begun: AtomicU64,
+    outcomes: OutcomeCounters,
     /// Microseconds as f32 (high half), time stamp (low half).
     latency: AtomicU64,
-    outcomes: Arc<OutcomeCounters>,
+    /// Zero of the clock in `health` and `latency`.
+    epoch: Instant,
     census: Arc<Census>,
 }
 
@@ -91,9 +95,9 @@ impl Vitals {
         Self {
             epoch,
             health: AtomicU64::new(Health::UP.pack()),
-            in_flight: AtomicU32::new(0),
+            begun: AtomicU64::new(0),
+            outcomes: OutcomeCounters::default(),
             latency: AtomicU64::new(0),
-            outcomes: Arc::default(),
             census,
         }
     }
@@ -102,8 +106,11 @@ impl Vitals {
         now.saturating_duration_since(self.epoch).as_millis() as u64
     }
 
-    fn stamp(&self, now: Instant) -> u32 {
-        (self.ms(now) / STAMP_MS) as u32
+    /// A time as latencies are stamped with it. The same for all endpoints of a table.
+    pub(super) fn stamp(&self, now: Instant) -> u32 {
+        let since = now.saturating_duration_since(self.epoch);
+        // Without a division of 128 bits.
+        (since.as_secs() * (1000 / STAMP_MS)) as u32 + since.subsec_millis() / STAMP_MS as u32
     }
 
     pub(super) fn status(&self) -> Status {
@@ -127,32 +134,35 @@ impl Vitals {
     }
 
     pub(super) fn in_flight(&self) -> u32 {
-        self.in_flight.load(Ordering::Relaxed)
+        // The ended first: whatever happens in between, this is never less than there were.
+        let ended = self.outcomes.total();
+        self.begun.load(Ordering::Relaxed).saturating_sub(ended) as u32
     }
 
     pub(super) fn begin(&self, counted: bool) {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.begun.fetch_add(1, Ordering::Relaxed);
         if counted {
             self.census.in_flight.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    pub(super) fn end(&self, counted: bool) {
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    pub(super) fn end(&self, outcome: Outcome, counted: bool) {
+        self.outcomes.add(outcome);
         if counted {
             self.census.in_flight.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
-    pub(super) fn latency(&self, now: Instant) -> f64 {
+    /// In microseconds, at a time as [`Vitals::stamp`] puts it.
+    pub(super) fn latency(&self, stamp: u32) -> f64 {
         let word = self.latency.load(Ordering::Relaxed);
         let micros = f64::from(f32::from_bits((word >> 32) as u32));
-        micros * f64::from(remembered(self.stamp(now).wrapping_sub(word as u32)))
+        micros * f64::from(remembered(stamp.wrapping_sub(word as u32)))
     }
 
     /// Takes a slower answer at its word, and a faster one by and by.
     pub(super) fn observe(&self, latency: Duration, at: Instant, only_if_slower: bool) {
-        let sample = latency.as_micros() as f32;
+        let sample = latency.as_secs_f32() * 1e6;
         let stamp = self.stamp(at);
         // Two workers at once: one sample may be lost. It is an estimate.
         let word = self.latency.load(Ordering::Relaxed);
@@ -240,11 +250,11 @@ impl Endpoint {
 
     /// Its latency estimate: zero while unknown.
     pub fn latency(&self, now: Instant) -> Duration {
-        Duration::from_secs_f64(self.vitals.latency(now) / 1e6)
+        Duration::from_secs_f64(self.vitals.latency(self.vitals.stamp(now)) / 1e6)
     }
 
     /// Requests to it by outcome.
-    pub fn outcomes(&self) -> &Arc<OutcomeCounters> {
+    pub fn outcomes(&self) -> &OutcomeCounters {
         &self.vitals.outcomes
     }
 }
@@ -261,21 +271,35 @@ mod tests {
     #[test]
     fn latency_jumps_up_and_creeps_down() {
         let (vitals, epoch) = vitals();
+        let latency = |now| vitals.latency(vitals.stamp(now));
         let at = |s: u64| epoch + Duration::from_secs(s);
-        assert!(vitals.latency(at(0)) < 1e-9, "unknown");
+        assert!(latency(at(0)) < 1e-9, "unknown");
         vitals.observe(Duration::from_millis(1), at(1), false);
         vitals.observe(Duration::from_millis(100), at(1), false);
-        assert!((vitals.latency(at(1)) - 100_000.0).abs() < 1.0, "a peak counts at once");
+        assert!((latency(at(1)) - 100_000.0).abs() < 1.0, "a peak counts at once");
         vitals.observe(Duration::from_millis(1), at(1), false);
-        assert!(vitals.latency(at(1)) > 90_000.0, "one fast answer does not clear it");
+        assert!(latency(at(1)) > 90_000.0, "one fast answer does not clear it");
         vitals.observe(Duration::from_millis(1), at(1), true);
-        assert!(vitals.latency(at(1)) > 90_000.0, "a fast failure is no merit");
-        let later = vitals.latency(at(21));
+        assert!(latency(at(1)) > 90_000.0, "a fast failure is no merit");
+        let later = latency(at(21));
         assert!(later < 20_000.0 && later > 1_000.0, "{later}: forgotten by and by without traffic");
         for i in 0..100 {
             vitals.observe(Duration::from_millis(1), at(21 + i), false);
         }
-        assert!((vitals.latency(at(120)) - 1_000.0).abs() < 50.0, "{}", vitals.latency(at(120)));
+        assert!((latency(at(120)) - 1_000.0).abs() < 50.0, "{}", latency(at(120)));
+    }
+
+    #[test]
+    fn in_flight_is_what_began_and_has_not_ended() {
+        let (vitals, _) = vitals();
+        for counted in [true, false, true] {
+            vitals.begin(counted);
+        }
+        assert_eq!((vitals.in_flight(), vitals.census.in_flight.load(Ordering::Relaxed)), (3, 2));
+        vitals.end(Outcome::Ok, true);
+        vitals.end(Outcome::Cancelled, false);
+        assert_eq!((vitals.in_flight(), vitals.census.in_flight.load(Ordering::Relaxed)), (1, 1));
+        assert_eq!((vitals.outcomes.get(Outcome::Ok), vitals.outcomes.total()), (1, 2));
     }
 
     #[test]

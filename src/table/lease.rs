@@ -20,13 +20,14 @@ pub struct Lease {
     since: Instant,
     /// Whether the service's own count includes it.
     counted: bool,
-    settled: bool,
+    /// What it counts as when it is dropped.
+    outcome: Outcome,
 }
 
 impl Lease {
     pub(super) fn new(endpoint: Arc<Endpoint>, slot: Slot, since: Instant, counted: bool) -> Self {
         endpoint.vitals.begin(counted);
-        Self { endpoint, slot, since, counted, settled: false }
+        Self { endpoint, slot, since, counted, outcome: Outcome::Cancelled }
     }
 
     /// Whom it is for.
@@ -51,21 +52,16 @@ impl Lease {
 
     /// The request is over. `latency` is the time to the answer's head, where there was one.
     pub fn settle(mut self, outcome: Outcome, latency: Option<Duration>) {
-        self.settled = true;
-        let vitals = &self.endpoint.vitals;
-        self.endpoint.outcomes().add(outcome);
+        self.outcome = outcome;
         if let Some(latency) = latency {
             // An instance that fails fast must not look fast.
-            vitals.observe(latency, self.since + latency, outcome != Outcome::Ok);
+            self.endpoint.vitals.observe(latency, self.since + latency, outcome != Outcome::Ok);
         }
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if !self.settled {
-            self.endpoint.outcomes().add(Outcome::Cancelled);
-        }
-        self.endpoint.vitals.end(self.counted);
+        self.endpoint.vitals.end(self.outcome, self.counted);
     }
 }

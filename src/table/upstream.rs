@@ -1,5 +1,6 @@
 //! A service as the table holds it.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -246,14 +247,14 @@ impl Upstream {
         mut ask: impl FnMut(&dyn Balancer, &View<'_>) -> Option<Slot>,
     ) -> Option<Slot> {
         let except = self.primary.filter(|_| choice == InstanceChoice::Replicas);
-        let everybody = View { upstream: self, now, anyone: false, except, local: None };
+        let view = |anyone, local| View { upstream: self, now, stamp: OnceCell::new(), anyone, except, local };
         if let Some(local) = self.local()
-            && let Some(slot) = ask(&*local.balancer, &View { local: Some(local), ..everybody })
+            && let Some(slot) = ask(&*local.balancer, &view(false, Some(local)))
         {
             return Some(slot);
         }
         let balancer = &*self.members.balancer;
-        ask(balancer, &everybody).or_else(|| ask(balancer, &View { anyone: true, ..everybody }))
+        ask(balancer, &view(false, None)).or_else(|| ask(balancer, &view(true, None)))
     }
 
     /// The preferred zone, while it serves alone.
@@ -330,10 +331,11 @@ impl Upstream {
 }
 
 /// The endpoints as a balancer sees them.
-#[derive(Clone, Copy)]
 struct View<'a> {
     upstream: &'a Upstream,
     now: Instant,
+    /// `now` as latencies are stamped: worked out once, for those who ask for latencies.
+    stamp: OnceCell<u32>,
     /// Whether the ejected will do.
     anyone: bool,
     /// One that will not.
@@ -366,7 +368,8 @@ impl Candidates for View<'_> {
     }
 
     fn latency(&self, slot: Slot) -> f64 {
-        self.upstream.members.slots[slot].vitals.latency(self.now)
+        let vitals = &self.upstream.members.slots[slot].vitals;
+        vitals.latency(*self.stamp.get_or_init(|| vitals.stamp(self.now)))
     }
 
     fn total_load(&self) -> u64 {

@@ -45,7 +45,12 @@ pub struct OutcomeCounters([AtomicU64; 6]);
 impl OutcomeCounters {
     /// Counts one attempt.
     pub fn add(&self, outcome: Outcome) {
-        self.0[outcome as usize].fetch_add(1, Ordering::Relaxed);
+        self.0[outcome as usize].fetch_add(1, Ordering::Release);
+    }
+
+    /// How many attempts ended at all.
+    pub fn total(&self) -> u64 {
+        self.0.iter().map(|count| count.load(Ordering::Acquire)).sum()
     }
 
     /// How many attempts ended so.
