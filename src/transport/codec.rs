@@ -1,8 +1,8 @@
 //! The HTTP/1.1 codec without a connection: what benchmarks and fuzzers call.
 
 use bytes::BytesMut;
-use http::StatusCode;
 use http::request::Parts;
+use http::{HeaderMap, StatusCode};
 
 use super::h1::{Asked, Decoder, HeadLimits, HeadParser, Step, write_head};
 use super::{ProtocolError, TransportOptions};
@@ -37,6 +37,68 @@ pub fn read_answer(input: &[u8], piece: usize) -> Result<Option<(StatusCode, u64
             },
         }
     }
+}
+
+/// An answer, whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WholeAnswer {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its fields in the order of the map.
+    pub headers: HeaderMap,
+    /// What it carries.
+    pub body: Vec<u8>,
+    /// Its trailers: none without chunks.
+    pub trailers: HeaderMap,
+    /// How many bytes it took, interim answers included.
+    pub taken: usize,
+}
+
+/// Reads the answer to a GET or a HEAD as it comes in, up to each of `cuts` in turn, and then the rest; the
+/// connection is closed behind it. `None` where it is not whole then.
+pub fn read_whole(
+    input: &[u8],
+    head: bool,
+    cuts: impl IntoIterator<Item = usize>,
+) -> Result<Option<WholeAnswer>, ProtocolError> {
+    let options = TransportOptions::default();
+    let limits = HeadLimits { max_headers: options.max_headers, max_header_size: options.max_header_size };
+    let asked = Asked { head, ..Asked::default() };
+    let (mut parser, mut buf) = (HeadParser::default(), BytesMut::new());
+    let (mut cuts, mut given) = (cuts.into_iter(), 0);
+    let mut more = |buf: &mut BytesMut| {
+        if given == input.len() {
+            return false;
+        }
+        let end = cuts.next().map_or(input.len(), |cut| cut.clamp(given, input.len()));
+        buf.extend_from_slice(&input[given..end]);
+        given = end;
+        true
+    };
+    let answer = loop {
+        match parser.parse(&mut buf, limits, &asked)? {
+            Some(answer) if answer.is_interim() => {}
+            Some(answer) => break answer,
+            None if more(&mut buf) => {}
+            None => return Ok(None),
+        }
+    };
+    let mut decoder = Decoder::new(answer.framing, limits);
+    let (mut body, mut trailers) = (Vec::new(), HeaderMap::new());
+    loop {
+        match decoder.decode(&mut buf)? {
+            Step::Data(data) => body.extend_from_slice(&data),
+            Step::Trailers(map) => trailers = map,
+            Step::End => break,
+            Step::More => {
+                if !more(&mut buf) && !decoder.close() {
+                    return Ok(None);
+                }
+            }
+        }
+    }
+    let (status, headers, taken) = (answer.status, answer.headers, given - buf.len());
+    Ok(Some(WholeAnswer { status, headers, body, trailers, taken }))
 }
 
 /// Writes the head of a request without a body, as it goes to an instance.

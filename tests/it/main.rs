@@ -27,6 +27,7 @@ mod failover;
 mod fleet;
 mod formats;
 mod forwarding;
+mod fuzz_corpus;
 mod grpc;
 mod handover;
 mod lifecycle;
