@@ -24,7 +24,7 @@ SCENARIOS = {
     "log": ("GET, 128 bytes, JSON access log to a file", lambda p, s: measure.wrk(p.http, "/s", s)),
 }
 SPECIAL = {"latency": special.latency, "churn": special.churn, "idle": special.idle,
-           "scaling": special.scaling, "cold": special.cold}
+           "scaling": special.scaling, "hash": special.hashed, "cold": special.cold}
 
 
 def taking_part(scenario):
@@ -84,8 +84,12 @@ def main():
     parser.add_argument("scenario", nargs="*", help=f"of {', '.join([*SCENARIOS, *SPECIAL])}; all if left out")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true",
+                        help="one short round of everything, to see that it works: prints, and keeps no figure")
     parser.add_argument("--keep-document", action="store_true", help="print the tables, leave docs/ alone")
     options = parser.parse_args()
+    if options.quick:
+        options.rounds, options.seconds, options.keep_document = 1, 1, True
     wanted = options.scenario or [*SCENARIOS, *SPECIAL]
     unknown = set(wanted) - SCENARIOS.keys() - SPECIAL.keys()
     if unknown:
@@ -100,9 +104,10 @@ def main():
                 result = {"title": SCENARIOS[scenario][0], "at": time.time(), "load": os.getloadavg()[0],
                           "rows": compare(scenario, options.rounds, options.seconds, origins)}
             else:
-                result = {**SPECIAL[scenario](), "at": time.time(), "load": os.getloadavg()[0]}
+                result = {**SPECIAL[scenario](options.quick), "at": time.time(), "load": os.getloadavg()[0]}
             # A scenario that is run again replaces its own figures; the others stay in the document.
-            (RUN / f"{scenario}.json").write_text(json.dumps(result))
+            if not options.quick:
+                (RUN / f"{scenario}.json").write_text(json.dumps(result))
             print(report.table(scenario, result), flush=True)
     finally:
         for origin in origins:

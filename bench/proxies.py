@@ -128,12 +128,15 @@ def announce(service, name, address):
     (folder / name).write_text(address)
 
 
-def zoogate(name="zoogate", http=19104, admin=19114, workers=1, log="off"):
+def zoogate(name="zoogate", http=19104, admin=19114, workers=1, log="off", balances=()):
+    """`balances`: policies, each for a service of its own over the same origins, asked for as p0.test, p1.test, …"""
     for i, port in enumerate(ORIGINS):
         announce("origin", f"o{i}", f"127.0.0.1:{port}")
     for i, port in enumerate(CALLS):
         announce("calls", f"c{i}", f"127.0.0.1:{port}")
     routes = "\n".join(f'[[routes]]\nhost = "a{i}.test"\npath = "/r{i}/*"\nservice = "origin"' for i in ROUTES)
-    file = render("zoogate.toml", NAME=f"{name.replace(' ', '_')}.toml", WORKERS=workers, LOG=log, HTTP=http,
+    services = "\n".join(f'[services.p{i}]\npath = "/origin"\nbalance = {policy}' for i, policy in enumerate(balances))
+    routes += "".join(f'\n[[routes]]\nhost = "p{i}.test"\npath = "/*"\nservice = "p{i}"' for i in range(len(balances)))
+    file = render("zoogate.toml", SERVICES=services, NAME=f"{name.replace(' ', '_')}.toml", WORKERS=workers, LOG=log, HTTP=http,
                   ADMIN=admin, ROUTES=routes)
     return Proxy(name, [os.environ["ZOOGATE"], "run", "--config", str(file)], http, admin=admin)
