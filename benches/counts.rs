@@ -10,13 +10,15 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use http::{HeaderMap, Method, Request};
+use zoogate::balance::{Member, Ring, hash};
 use zoogate::config::plan::{
     Limits, PathMatch, RoutePlan, Segment, ServiceDefaults, ServicePlan, ServiceRef, WeightedService,
 };
 use zoogate::model::{
-    Address, BalancePolicy, BalanceSpec, FormatChoice, HashKey, Host, Incarnation, Instance, InstanceId,
-    Protocol, RegistryName, ServiceName, ServiceSnapshot,
+    Address, BalancePolicy, BalanceSpec, FormatChoice, FormatName, HashKey, Host, Incarnation, Instance,
+    InstanceId, Protocol, RegistryName, ServiceName, ServiceSnapshot,
 };
+use zoogate::registry::format::{self, Node, Options};
 use zoogate::table::{PickRequest, RouteInput, Settings, TableConfig, TableReader, TableWriter};
 use zoogate::telemetry::Outcome;
 use zoogate::transport::codec::{read_answer, write_request};
@@ -30,7 +32,9 @@ fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [case, times] = &args[..] else {
         // `cargo bench` and `cargo test` start it without: there is nothing to time.
-        eprintln!("counts read-answer|read-chunks|write-request|route|pick-POLICY TIMES");
+        eprintln!(
+            "counts read-answer|read-chunks|write-request|decode-FORMAT|hash-key|build-ring|change-ring|route|pick-POLICY TIMES"
+        );
         return;
     };
     let times = times.parse().expect("a number");
@@ -52,6 +56,21 @@ fn main() {
                 write_request(black_box(&parts), &mut out);
             });
         }
+        "decode-json" => {
+            decode(FormatName::Json, r#"{"host":"10.0.0.7","port":8080,"weight":2,"zone":"a"}"#, times);
+        }
+        "decode-url" => decode(FormatName::Url, "http://10.0.0.7:8080/base?weight=2", times),
+        "hash-key" => repeat(times, || hash::key(black_box(b"7b1c8f52-0a44-4be2-9d3e-000000000007"))),
+        "build-ring" => repeat(times, || Ring::new(black_box(&members()), 160, None)),
+        "change-ring" => {
+            let (whole, rings) =
+                (members(), [&members()[..], &members()[1..]].map(|m| Ring::new(m, 160, None)));
+            let mut step = 0;
+            repeat(times, || {
+                step += 1;
+                rings[step % 2].next(black_box(&whole[(step + 1) % 2..])).expect("it is cheaper")
+            });
+        }
         "route" => route(times),
         other => pick(other.strip_prefix("pick-").expect("a case"), times),
     }
@@ -63,17 +82,31 @@ fn repeat<T>(times: u64, mut work: impl FnMut() -> T) {
     }
 }
 
+fn decode(format: FormatName, data: &str, times: u64) {
+    let data = data.as_bytes();
+    repeat(times, || {
+        let node =
+            Node { path: "/services/orders/node1", incarnation: Incarnation(7, 0), data: black_box(data) };
+        format::decode(format, &node, Options::default()).expect("an instance")
+    });
+}
+
+fn members() -> Vec<Member> {
+    (0..10).map(|i| Member { address: format!("10.0.0.{i}:8080").into(), share: 1.0 }).collect()
+}
+
 fn name(text: &str) -> ServiceName {
     ServiceName::new(text).expect("a name")
 }
 
 /// One service of ten instances, ten routes.
 fn table(policy: &str) -> TableReader {
+    let load_bound = (policy == "bounded").then_some(1.25);
     let (policy, key) = match policy {
         "least_request" => (BalancePolicy::LeastRequest, None),
         "peak_ewma" => (BalancePolicy::PeakEwma, None),
         "random" => (BalancePolicy::Random, None),
-        "ring" => (BalancePolicy::Ring { virtual_nodes: 160 }, Some(HashKey::ClientIp)),
+        "ring" | "bounded" => (BalancePolicy::Ring { virtual_nodes: 160 }, Some(HashKey::ClientIp)),
         "maglev" => (BalancePolicy::Maglev { table_size: 65_537 }, Some(HashKey::ClientIp)),
         _ => (BalancePolicy::RoundRobin, None),
     };
@@ -81,7 +114,7 @@ fn table(policy: &str) -> TableReader {
         format: FormatChoice::Auto,
         reading: std::sync::Arc::default(),
         protocol: Protocol::Http1,
-        balance: BalanceSpec { policy, key, load_bound: None },
+        balance: BalanceSpec { policy, key, load_bound },
         connect_timeout: Duration::from_secs(1),
         dns_ttl: Duration::from_secs(30),
         ..ServiceDefaults::default()

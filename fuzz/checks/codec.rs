@@ -28,11 +28,12 @@ pub fn check(data: &[u8]) {
     }
 }
 
-/// An error may be another one, but a sound answer is the same and an unsound one never sound.
+/// A sound answer is the same, and an unsound one never sound. How it fails may differ: a broken head that comes in
+/// pieces is not looked at before its end is there, and is merely cut off where that never comes.
 fn same<E: std::fmt::Debug>(whole: &Result<Option<WholeAnswer>, E>, cut: &Result<Option<WholeAnswer>, E>) {
     match (whole, cut) {
-        (Ok(whole), Ok(cut)) => assert_eq!(whole, cut),
-        (Err(_), Err(_)) => {}
+        (Ok(Some(whole)), Ok(Some(cut))) => assert_eq!(whole, cut),
+        (Err(_) | Ok(None), Err(_) | Ok(None)) => {}
         _ => panic!("whole: {whole:?}, cut: {cut:?}"),
     }
 }

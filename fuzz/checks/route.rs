@@ -8,7 +8,8 @@ use http::{HeaderMap, HeaderValue, Method};
 use zoogate::config::parse;
 use zoogate::table::{RouteInput, TableConfig, TableWriter};
 
-const SEGMENTS: [&str; 6] = ["a", "b", "ab", "{x}", "{y}", "{z}"];
+/// A capture has the name of its place: no two of a route are alike.
+const SEGMENTS: [&str; 5] = ["a", "b", "ab", "{}", "{}"];
 const HOSTS: [&str; 8] = ["", "", "a.com", "b.a.com", "*.a.com", "*.b.a.com", "*.com", "com"];
 const ASKED_HOSTS: [&str; 7] = ["a.com", "b.a.com", "c.b.a.com", "x.com", "com", ".a.com", ""];
 const ASKED_SEGMENTS: [&str; 8] = ["a", "b", "ab", "", "%61", "a%20b", "%2f", "%zz"];
@@ -51,15 +52,7 @@ pub fn check(data: &[u8]) {
     let mut choices = Choices(data.iter());
     let rules: Vec<Rule> = (0..=choices.below(12)).map(|_| rule(&mut choices)).collect();
     let text = text(&rules);
-    let plan = match parse(&text, Path::new("/nowhere"), |_| None, "routes") {
-        Ok(plan) => plan,
-        // Two captures of one name, or two routes alike: nothing else can be wrong.
-        Err(errors) => {
-            let known = |message: &str| message.contains("twice") || message.contains("same");
-            assert!(errors.errors.iter().all(|e| known(&e.message)), "{errors}\n{text}");
-            return;
-        }
-    };
+    let plan = parse(&text, Path::new("/nowhere"), |_| None, "routes").expect("nothing is wrong with it");
     let (mut writer, reader) = TableWriter::new(1);
     writer.configure(TableConfig::new(&plan, &[]));
     writer.publish();
@@ -121,7 +114,10 @@ fn text(rules: &[Rule]) -> String {
         } else {
             ""
         };
-        let path: String = rule.segments.iter().map(|segment| format!("/{segment}")).collect();
+        let path: String = (0..)
+            .zip(&rule.segments)
+            .map(|(at, s)| format!("/{}", s.replace("{}", &format!("{{c{at}}}"))))
+            .collect();
         let _ = writeln!(text, "[[routes]]\nname = \"r{at}\"\nservice = \"s\"\npath = \"{path}{star}\"");
         if !rule.host.is_empty() {
             let _ = writeln!(text, "host = \"{}\"", rule.host);

@@ -23,8 +23,9 @@ impl Balancer for LeastRequest {
     fn pick(&self, context: &mut PickContext<'_>, candidates: &dyn Candidates) -> Option<Slot> {
         let (a, b) = self.draw.two(context, candidates)?;
         let Some(b) = b else { return Some(a) };
-        let cost = |slot| f64::from(candidates.load(slot)) / self.draw.share(slot);
-        Some(if cost(b) < cost(a) { b } else { a })
+        // Load for share, by multiplication across: a division costs more than the rest of the comparison.
+        let cost = |slot, other| f64::from(candidates.load(slot)) * self.draw.share(other);
+        Some(if cost(b, a) < cost(a, b) { b } else { a })
     }
 }
 

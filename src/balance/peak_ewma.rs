@@ -24,10 +24,14 @@ impl Balancer for PeakEwma {
     fn pick(&self, context: &mut PickContext<'_>, candidates: &dyn Candidates) -> Option<Slot> {
         let (a, b) = self.draw.two(context, candidates)?;
         let Some(b) = b else { return Some(a) };
-        let load = |slot| f64::from(candidates.load(slot)) / self.draw.share(slot);
+        let (load_a, load_b) = (f64::from(candidates.load(a)), f64::from(candidates.load(b)));
+        let (share_a, share_b) = (self.draw.share(a), self.draw.share(b));
+        // latency × (load ÷ share + 1), by multiplication across: no division.
         let (wait_a, wait_b) = match (candidates.latency(a), candidates.latency(b)) {
-            (la, lb) if la > 0.0 && lb > 0.0 => (la * (load(a) + 1.0), lb * (load(b) + 1.0)),
-            _ => (load(a), load(b)),
+            (la, lb) if la > 0.0 && lb > 0.0 => {
+                (la * (load_a + share_a) * share_b, lb * (load_b + share_b) * share_a)
+            }
+            _ => (load_a * share_b, load_b * share_a),
         };
         Some(if wait_b < wait_a { b } else { a })
     }

@@ -153,9 +153,13 @@ impl Vitals {
         }
     }
 
-    /// In microseconds, at a time as [`Vitals::stamp`] puts it.
-    pub(super) fn latency(&self, stamp: u32) -> f64 {
+    /// In microseconds; `stamp` is asked for the time as [`Vitals::stamp`] puts it where one is known.
+    pub(super) fn latency(&self, stamp: impl FnOnce() -> u32) -> f64 {
         let word = self.latency.load(Ordering::Relaxed);
+        if word == 0 {
+            return 0.0;
+        }
+        let stamp = stamp();
         let micros = f64::from(f32::from_bits((word >> 32) as u32));
         micros * f64::from(remembered(stamp.wrapping_sub(word as u32)))
     }
@@ -250,7 +254,7 @@ impl Endpoint {
 
     /// Its latency estimate: zero while unknown.
     pub fn latency(&self, now: Instant) -> Duration {
-        Duration::from_secs_f64(self.vitals.latency(self.vitals.stamp(now)) / 1e6)
+        Duration::from_secs_f64(self.vitals.latency(|| self.vitals.stamp(now)) / 1e6)
     }
 
     /// Requests to it by outcome.
@@ -271,7 +275,7 @@ mod tests {
     #[test]
     fn latency_jumps_up_and_creeps_down() {
         let (vitals, epoch) = vitals();
-        let latency = |now| vitals.latency(vitals.stamp(now));
+        let latency = |now| vitals.latency(|| vitals.stamp(now));
         let at = |s: u64| epoch + Duration::from_secs(s);
         assert!(latency(at(0)) < 1e-9, "unknown");
         vitals.observe(Duration::from_millis(1), at(1), false);

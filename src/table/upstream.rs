@@ -369,7 +369,7 @@ impl Candidates for View<'_> {
 
     fn latency(&self, slot: Slot) -> f64 {
         let vitals = &self.upstream.members.slots[slot].vitals;
-        vitals.latency(*self.stamp.get_or_init(|| vitals.stamp(self.now)))
+        vitals.latency(|| *self.stamp.get_or_init(|| vitals.stamp(self.now)))
     }
 
     fn total_load(&self) -> u64 {
