@@ -15,8 +15,8 @@ export RUSTFLAGS="--cfg fuzzing -Ccodegen-units=1 -Cpasses=sancov-module -Cllvm-
 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
 -Cllvm-args=-sanitizer-coverage-trace-compares ${RUSTFLAGS:-}"
 host=$(rustc -vV | sed -n 's/^host: //p')
-# With --target, build scripts and macros stay without it.
-cargo build --quiet --release --locked --manifest-path "$here/Cargo.toml" --target "$host" --bin "$target"
+# With --target, build scripts and macros stay without it. Not --locked: a dependency that the main package got joins the lock.
+cargo build --quiet --release --manifest-path "$here/Cargo.toml" --target "$host" --bin "$target"
 binary=$CARGO_TARGET_DIR/$host/release/$target
 [ -f "$what" ] && exec "$binary" "$what"
 
