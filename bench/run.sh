@@ -21,6 +21,8 @@ command -v h2load >/dev/null || missing+=(nghttp2-client)
 command -v python3 >/dev/null || missing+=(python3)
 command -v taskset >/dev/null || missing+=(util-linux)
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
+# Pingora builds zlib-ng.
+[ "${BENCH_PINGORA:-1}" = 0 ] || [ -x "$BENCH_RUN/build/release/bench-pingora" ] || command -v cmake >/dev/null || missing+=(cmake g++)
 if [ ${#missing[@]} -gt 0 ]; then
   as=(); [ "$(id -u)" = 0 ] || as=(sudo -n)
   "${as[@]}" apt-get update -qq && DEBIAN_FRONTEND=noninteractive "${as[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null || {
