@@ -230,12 +230,17 @@ fn every_program_of_the_documents_exists() {
     for entry in std::fs::read_dir(root().join("examples")).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_stem().unwrap().to_str().unwrap();
-        let text = std::fs::read_to_string(&path).unwrap();
+        let (main, link) = if path.is_dir() {
+            (path.join("main.rs"), format!("(examples/{name}/README.md)"))
+        } else {
+            (path.clone(), format!("(examples/{name}.rs)"))
+        };
+        let text = std::fs::read_to_string(main).unwrap();
         assert!(
             text.starts_with("//! ") && text.contains(&format!("cargo run --example {name} -- ")),
             "{name}"
         );
-        assert!(README.contains(&format!("(examples/{name}.rs)")), "the README leaves {name} out");
+        assert!(README.contains(&link), "the README leaves {name} out");
     }
 }
 

@@ -30,6 +30,7 @@ mod forwarding;
 mod fuzz_corpus;
 mod grpc;
 mod handover;
+mod kvstore;
 mod lifecycle;
 mod observability;
 mod primaries;

@@ -85,7 +85,12 @@ impl Lines {
                 seen += 1;
             }
             let left = end.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "no {what} in:\n{}", lines.join("\n"));
+            if left.is_zero() {
+                let all = lines.join("\n");
+                // Who prints the lines on the way out locks them again.
+                drop(lines);
+                panic!("no {what} in:\n{all}");
+            }
             lines = self.0.1.wait_timeout(lines, left).unwrap().0;
         }
     }

@@ -5,6 +5,7 @@ pub mod fault;
 pub mod gateway;
 pub mod http;
 pub mod instance;
+pub mod kvstore;
 pub mod load;
 pub mod script;
 pub mod seen;
