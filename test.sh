@@ -16,6 +16,8 @@ packages() {
   [ -e /usr/share/java/zookeeper.jar ] || echo zookeeper
   [ -e /usr/share/java/slf4j-simple.jar ] || echo libslf4j-java
   command -v java >/dev/null || echo default-jre-headless
+  # A registrar that is not ours; half a megabyte. The test of it needs javac, for which no JDK is installed.
+  [ -e /usr/share/java/curator-x-discovery.jar ] || echo libcurator-discovery-java libcurator-framework-java libcurator-client-java
   command -v curl >/dev/null || echo curl
   command -v promtool >/dev/null || echo prometheus
   command -v cc >/dev/null || echo gcc libc6-dev

@@ -26,6 +26,7 @@ mod examples;
 mod failover;
 mod fleet;
 mod formats;
+mod foreign_registrars;
 mod forwarding;
 mod fuzz_corpus;
 mod grpc;

@@ -30,9 +30,13 @@ pub struct Script {
 
 impl Script {
     pub fn start(script: &str, arguments: &[&str]) -> Self {
-        let mut command = Command::new(python());
-        command.arg(path_of(script)).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap_or_else(|e| panic!("{}: {e}", python().display()));
+        Self::run(Command::new(python()).arg(path_of(script)).args(arguments))
+    }
+
+    /// Any program that reads and writes lines.
+    pub fn run(command: &mut Command) -> Self {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
         let lines = Lines::of(child.stdout.take().unwrap());
         Self { input: child.stdin.take(), child, lines, read: 0 }
     }
