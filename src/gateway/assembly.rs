@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::barriers::Barriers;
 use super::drain_lock;
 use super::elections::Elections;
+use super::error::StartError;
 use super::fleet::{self, Fleet};
 use super::handover::{self, Door, Handed, Inherited, Successor};
 use super::journal::{Journal, JournalFile, Place};
@@ -32,43 +33,6 @@ use crate::telemetry::{LineSink, LineTarget, Metrics};
 
 /// What the admin's socket is called among those that are handed over: no listener's name has a bracket.
 const ADMIN: &str = "[admin]";
-
-/// Why a gateway does not start, or a plan is not taken.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// A socket.
-    #[error("{what}: {source}")]
-    Bind {
-        /// `listener "public"`, `admin`.
-        what: String,
-        /// The address and why.
-        source: BindError,
-    },
-    /// The access log's file.
-    #[error("cannot write the access log {path}: {source}; create its folder or give permission")]
-    AccessLog {
-        /// The file.
-        path: String,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The event log's file.
-    #[error("cannot write the event log {path}: {source}; create its folder or give permission")]
-    EventLog {
-        /// The file.
-        path: String,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// Taken over from a gateway that serves, but not ready in its place.
-    #[error(
-        "not ready within 60 s, so the gateway that serves goes on; no listing of: {0}; see zoogate services"
-    )]
-    NotReady(String),
-    /// A thread or a runtime.
-    #[error("cannot start a thread: {0}")]
-    Thread(#[from] std::io::Error),
-}
 
 /// A gateway to be: a plan, and what an embedding program adds to it.
 #[derive(Debug)]

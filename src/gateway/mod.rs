@@ -5,6 +5,7 @@ mod assembly;
 mod barriers;
 mod drain_lock;
 mod elections;
+mod error;
 mod fleet;
 mod handover;
 mod journal;
@@ -18,7 +19,8 @@ mod status;
 mod survey;
 mod workers;
 
-pub use assembly::{Gateway, Running, StartError};
+pub use assembly::{Gateway, Running};
+pub use error::StartError;
 pub use handover::{Inherited, Successor};
 pub use sockets::BindError;
 pub use survey::{Survey, survey};

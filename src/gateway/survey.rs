@@ -62,7 +62,8 @@ pub async fn survey(plan: &Plan, limit: Duration) -> Survey {
                     writer.publish();
                     // What is refused now is refused in ten seconds, too.
                     let refused = |name| matches!(reasons.get(name), Some(Some(reason)) if is_final(reason));
-                    if reader.load().unlisted().iter().all(refused) {
+                    let unlisted = reader.load().unlisted();
+                    if !unlisted.is_empty() && unlisted.iter().all(refused) {
                         return;
                     }
                 }

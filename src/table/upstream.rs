@@ -247,7 +247,8 @@ impl Upstream {
         mut ask: impl FnMut(&dyn Balancer, &View<'_>) -> Option<Slot>,
     ) -> Option<Slot> {
         let except = self.primary.filter(|_| choice == InstanceChoice::Replicas);
-        let view = |anyone, local| View { upstream: self, now, stamp: OnceCell::new(), anyone, except, local };
+        let view =
+            |anyone, local| View { upstream: self, now, stamp: OnceCell::new(), anyone, except, local };
         if let Some(local) = self.local()
             && let Some(slot) = ask(&*local.balancer, &view(false, Some(local)))
         {

@@ -95,7 +95,8 @@ fn begin(slow_start: Option<Duration>, instance: &Instance, maker: &Maker) -> Ra
         // Its process says when it began, whenever we see it.
         (Some(_), Some(registered)) => registered,
         // It was there before us: it is new only if the registry says so.
-        _ if maker.first_listing => match instance.registered_ms.max(instance.facts.created_ms) {
+        // A process that registers anew after a lost session has kept its own time, if it tells one.
+        _ if maker.first_listing => match instance.registered_ms.or(instance.facts.created_ms) {
             Some(registered) => registered,
             None => return Ramp::DONE,
         },

@@ -242,6 +242,15 @@ fn the_gateways_zone_is_served_first_and_spills() {
     assert_eq!(shares(&gateway, &[], 20), BTreeMap::from([("a".into(), 10), ("c".into(), 10)]));
 }
 
+/// As Curator writes it.
+fn registered_long_ago(instance: &Instance) -> String {
+    format!(
+        "{{\"name\": \"orders\", \"id\": \"{}\", \"address\": \"127.0.0.1\", \"port\": {}, \"registrationTimeUTC\": 1}}",
+        instance.name,
+        instance.address.port()
+    )
+}
+
 #[test]
 fn a_newcomer_starts_with_a_tenth() {
     let config = format!(
@@ -252,12 +261,12 @@ fn a_newcomer_starts_with_a_tenth() {
         for instance in &instances[..2] {
             let node = folder.join("services/orders").join(&instance.name);
             std::fs::create_dir_all(node.parent().unwrap()).unwrap();
-            std::fs::write(node, instance.address.to_string()).unwrap();
+            std::fs::write(node, registered_long_ago(instance)).unwrap();
         }
     });
     gateway.instances("orders", &["a", "b"]);
     gateway.ready();
-    gateway.register("orders/c", instances[2].address);
+    gateway.register("orders/c", registered_long_ago(&instances[2]));
     gateway.instances("orders", &["a", "b", "c"]);
     assert_eq!(gateway.json("/api/services/orders")["instances"][2]["weight"], 1.0, "as registered");
     let seen = shares(&gateway, &[], 210);
