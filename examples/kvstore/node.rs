@@ -44,7 +44,7 @@ struct Role {
     known: bool,
     primary: Option<Primary>,
     has_set: bool,
-    in_sync: bool,
+    may_lead: bool,
 }
 
 impl Node {
@@ -111,18 +111,13 @@ impl Node {
         }
     }
 
-    /// What of a view decides the role; where its own node is registered does not.
+    /// What of a view decides the role. Where its own node is registered does not, and to a standby it makes no
+    /// difference whether it counts as in sync: it would lose its place in the stream at the moment it has caught up.
     fn role(&self, view: &View) -> Role {
         let mut primary = view.primary.clone();
-        if let Some(primary) = primary.as_mut().filter(|primary| primary.number == self.number) {
-            primary.address = None;
-        }
-        Role {
-            known: view.known,
-            primary,
-            has_set: view.in_sync.is_some(),
-            in_sync: view.has(self.number, self.store.id()),
-        }
+        let own = primary.as_mut().filter(|primary| primary.number == self.number);
+        let may_lead = own.map(|own| own.address = None).is_some() && view.has(self.number, self.store.id());
+        Role { known: view.known, primary, has_set: view.in_sync.is_some(), may_lead }
     }
 
     /// A role, until it fails.

@@ -40,7 +40,12 @@ async fn connection(stream: TcpStream, node: Arc<Node>) {
     let _ = stream.set_nodelay(true);
     let service = service_fn(move |request| {
         let node = Arc::clone(&node);
-        async move { Ok::<_, Infallible>(answer(node, request).await) }
+        async move {
+            let number = node.number;
+            let mut response = answer(node, request).await;
+            response.headers_mut().insert("x-server", number.into());
+            Ok::<_, Infallible>(response)
+        }
     });
     // A client that breaks off is no news here.
     match timeout(FIRST_BYTES, speaks_http2(&stream)).await {

@@ -1,6 +1,9 @@
 //! `examples/kvstore`: what it promises, held against processes that are killed, stopped and emptied.
 
-use crate::support::gateway::wait_for;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use crate::support::gateway::{PATIENCE, wait_for};
 use crate::support::http::Client;
 use crate::support::kvstore::Group;
 use crate::support::script::run_script;
@@ -74,6 +77,40 @@ async fn a_killed_standby_is_done_without_and_comes_back_whole() {
     assert_eq!(primary.put("after", "4").status, 204);
     assert_eq!(standby.get("after").as_deref(), Some("4"));
     assert!(group.folder(2).join("log.old").exists(), "what it had is kept beside");
+}
+
+#[tokio::test]
+async fn a_standby_that_catches_up_under_load_stays() {
+    let group = group("stays").await;
+    let (primary, mut standby) = group.pair().await;
+    standby.process.signal("KILL");
+    standby.process.wait();
+    assert_eq!(primary.put("key", "without it").status, 204);
+    let done = AtomicBool::new(false);
+    let standby = std::thread::scope(|scope| {
+        let load = scope.spawn(|| {
+            let begin = Instant::now();
+            for write in 0.. {
+                if done.load(Ordering::Relaxed) || begin.elapsed() > PATIENCE {
+                    return write;
+                }
+                assert_eq!(primary.put("key", &write.to_string()).status, 204);
+            }
+            unreachable!("the loop returns")
+        });
+        let standby = group.start(2);
+        standby.process.says("registered");
+        let from = standby.status()["sequence"].as_u64().unwrap();
+        wait_for("more writes", || (standby.status()["sequence"].as_u64()? > from + 50).then_some(()));
+        done.store(true, Ordering::Relaxed);
+        assert!(load.join().unwrap() > 50);
+        standby
+    });
+    // One snapshot a connection, and another connection only where one broke.
+    let lines = standby.process.out.all();
+    let count = |begin: &str| lines.iter().filter(|line| line.starts_with(begin)).count();
+    assert!(count("has everything") <= 1 + count("does not follow"), "{lines:?}");
+    assert_eq!(standby.get("key"), primary.get("key"));
 }
 
 #[tokio::test]

@@ -32,6 +32,7 @@ mod fuzz_corpus;
 mod grpc;
 mod handover;
 mod kvstore;
+mod kvstore_gateway;
 mod lifecycle;
 mod observability;
 mod primaries;
