@@ -140,6 +140,36 @@ struct Lister {
     parts: mpsc::Sender<Part>,
 }
 
+/// Directories being listed, a few requests at a time.
+struct FolderReads<'l> {
+    lister: &'l Lister,
+    names: std::vec::IntoIter<String>,
+    jobs: JoinSet<Result<Folders, Error>>,
+    batch: BatchSize,
+}
+
+impl<'l> FolderReads<'l> {
+    fn new(lister: &'l Lister, names: Vec<String>) -> Self {
+        Self { lister, names: names.into_iter(), jobs: JoinSet::new(), batch: BatchSize::default() }
+    }
+
+    /// Some more of them, in no order; `None` when there are no more.
+    async fn next(&mut self) -> Result<Option<Folders>, ListError> {
+        let Lister { client, target, .. } = self.lister;
+        while self.jobs.len() < PIPELINE {
+            let chunk: Vec<_> = self.names.by_ref().take(self.batch.0).map(Arc::<str>::from).collect();
+            if chunk.is_empty() {
+                break;
+            }
+            self.jobs.spawn(read_folders(client.clone(), Arc::clone(&target.path), chunk));
+        }
+        let Some(done) = self.jobs.join_next().await else { return Ok(None) };
+        let folders = self.lister.joined(done)?;
+        self.batch.adapt(folders.len(), folders.iter().map(|(_, names)| size_of_names(names)).sum());
+        Ok(Some(folders))
+    }
+}
+
 type Folders = Vec<(Arc<str>, Result<Vec<String>, Contents>)>;
 
 impl Lister {
@@ -193,20 +223,8 @@ impl Lister {
     /// What stands in these directories, as paths below the base.
     async fn below(&self, names: Vec<String>) -> Result<Vec<String>, ListError> {
         let mut out = Vec::new();
-        let mut names = names.into_iter().map(Arc::<str>::from);
-        let mut jobs = JoinSet::new();
-        let mut batch = BatchSize::default();
-        loop {
-            while jobs.len() < PIPELINE {
-                let chunk: Vec<_> = names.by_ref().take(batch.0).collect();
-                if chunk.is_empty() {
-                    break;
-                }
-                jobs.spawn(read_folders(self.client.clone(), Arc::clone(&self.target.path), chunk));
-            }
-            let Some(done) = jobs.join_next().await else { return Ok(out) };
-            let folders = self.joined(done)?;
-            batch.adapt(folders.len(), folders.iter().map(|(_, names)| size_of_names(names)).sum());
+        let mut folders = FolderReads::new(self, names);
+        while let Some(folders) = folders.next().await? {
             for (above, names) in folders {
                 match names {
                     Ok(names) => out.extend(names.into_iter().map(|name| format!("{above}/{name}"))),
@@ -215,26 +233,19 @@ impl Lister {
                     Err(Contents::Vanished | Contents::Listed) => {}
                 }
             }
+            // Each directory has a bound; all of them together must have one before they are held.
+            if out.len() > MAX_CHILDREN {
+                return Err(ListError::TooLarge(Arc::clone(&self.target.path), out.len()));
+            }
         }
+        Ok(out)
     }
 
     /// Lists the services' directories. With `sparse` they may not be there: their names were guessed.
     async fn folders(&self, names: Vec<String>, sparse: bool) -> Result<Vec<Place>, ListError> {
         let mut places = Vec::new();
-        let mut names = names.into_iter().map(Arc::<str>::from);
-        let mut jobs = JoinSet::new();
-        let mut batch = BatchSize::default();
-        loop {
-            while jobs.len() < PIPELINE {
-                let chunk: Vec<_> = names.by_ref().take(batch.0).collect();
-                if chunk.is_empty() {
-                    break;
-                }
-                jobs.spawn(read_folders(self.client.clone(), Arc::clone(&self.target.path), chunk));
-            }
-            let Some(done) = jobs.join_next().await else { return Ok(places) };
-            let folders = self.joined(done)?;
-            batch.adapt(folders.len(), folders.iter().map(|(_, names)| size_of_names(names)).sum());
+        let mut folders = FolderReads::new(self, names);
+        while let Some(folders) = folders.next().await? {
             for (child, names) in folders {
                 let contents = match names {
                     Err(Contents::Vanished) if sparse => continue,
@@ -258,6 +269,7 @@ impl Lister {
                 self.say(Part::Folder(child, contents)).await;
             }
         }
+        Ok(places)
     }
 
     async fn nodes(&self, places: Vec<Place>) -> Result<(), ListError> {
