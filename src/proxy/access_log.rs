@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::telemetry::LineSink;
+use crate::telemetry::{LineSink, civil};
 
 /// A batch is handed over at this size, or at the next tick.
 const BATCH: usize = 16 * 1024;
@@ -174,15 +174,7 @@ impl Clock {
 /// A time up to its seconds, with four digits of the year.
 fn second(since: u64) -> [u8; SECOND] {
     let (days, second) = (since / 86_400, since % 86_400);
-    // Days since 1 March 0000 of a calendar whose leap day is a year's last.
-    let z = days + 719_468;
-    let (era, doe) = (z / 146_097, z % 146_097);
-    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
-    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-    let shifted = (5 * doy + 2) / 153;
-    let day = doy - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = yoe + era * 400 + u64::from(month <= 2);
+    let (year, month, day) = civil(days);
     let mut out = *b"0000-00-00T00:00:00";
     for (at, number) in [
         (0, year / 100 % 100),

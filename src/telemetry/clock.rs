@@ -39,7 +39,7 @@ pub fn parse_rfc3339(text: &str) -> Option<SystemTime> {
 }
 
 /// Year, month and day of so many days after 1 January 1970.
-fn civil(days: u64) -> (u64, u64, u64) {
+pub fn civil(days: u64) -> (u64, u64, u64) {
     // Days since 1 March 0000 of a calendar whose leap day is a year's last.
     let z = days + 719_468;
     let (era, doe) = (z / 146_097, z % 146_097);

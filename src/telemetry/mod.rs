@@ -7,7 +7,7 @@ mod logging;
 mod metrics;
 mod outcome;
 
-pub use clock::{parse_rfc3339, rfc3339_micros};
+pub use clock::{civil, parse_rfc3339, rfc3339_micros};
 pub use lines::{LineSink, LineTarget};
 pub use live::{LiveSink, LiveSource};
 pub use logging::{LogFormat, Logs, init_logging};
