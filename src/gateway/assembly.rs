@@ -154,6 +154,7 @@ impl Gateway {
                 return Err(StartError::NotReady(running.waiting_for().join(", ")));
             }
         }
+        Fleet::introduce(&running.plan, &running.own_view());
         running.start_admin(admin_socket)?;
         for (plan, sockets) in bound {
             running.listen(&plan, sockets).await?;
@@ -461,14 +462,17 @@ impl Running {
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner).retain(|l| l.name != **name);
     }
 
-    fn join_fleet(&mut self) -> Result<(), StartError> {
-        let own = fleet::Own {
+    fn own_view(&self) -> fleet::Own {
+        fleet::Own {
             table: self.reader.clone(),
             admin: self.admin_address,
             listeners: Arc::clone(&self.listeners),
             shown: Arc::clone(&self.fleet_view),
-        };
-        self.fleet = Some(Fleet::start(&self.plan, own)?);
+        }
+    }
+
+    fn join_fleet(&mut self) -> Result<(), StartError> {
+        self.fleet = Some(Fleet::start(&self.plan, self.own_view())?);
         Ok(())
     }
 

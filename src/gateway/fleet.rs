@@ -63,10 +63,15 @@ pub(super) struct Fleet {
 }
 
 impl Fleet {
+    /// Shows this gateway alone: what the admin tells until it takes part.
+    pub(super) fn introduce(plan: &Plan, own: &Own) {
+        let wanted = Wanted::of(plan);
+        show(&wanted, own, &tell(&wanted.id, own), None);
+    }
+
     /// Starts with a plan.
     pub(super) fn start(plan: &Plan, own: Own) -> std::io::Result<Self> {
         let wanted = Wanted::of(plan);
-        show(&wanted, &own, &tell(&wanted.id, &own), None);
         let (wanted, mut asked) = watch::channel(wanted);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("fleet".into()).spawn(move || {
