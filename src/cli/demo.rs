@@ -90,9 +90,11 @@ fn plan(options: &DemoArgs, folder: &Path, place: &str) -> anyhow::Result<Plan> 
         Some(connect) => format!("kind = \"zookeeper\"\nconnect = {}", quoted(connect)),
         None => format!("kind = \"directory\"\npath = {}", quoted(&folder.display().to_string())),
     };
+    // Each worker keeps its own turns: one of them shows the instances strictly in turn.
     let text = format!(
         r#"
 [gateway]
+workers = 1
 access_log = "off"
 drain_timeout = "1s"
 [admin]
