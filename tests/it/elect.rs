@@ -1,11 +1,11 @@
 //! `zoogate elect`: three of them, leaders killed and cut off, and never two commands at once.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::support::fault::{Fault, FaultProxy};
-use crate::support::gateway::{Lines, Scratch, binary, signal, wait_for};
+use crate::support::gateway::{Scratch, binary, wait_for};
+use crate::support::process::Process;
 use crate::support::zk;
 
 /// The command: holds an exclusive lock while it runs, and tells who began, who ended, and who found it taken. `$1` is
@@ -20,43 +20,14 @@ while :; do sleep 0.1 9>&- & wait; done
 const ENDS: &str = "echo end $ZOOGATE_ID >>$1; exit 7";
 const SESSION: Duration = Duration::from_secs(4);
 
-struct Elector {
-    child: Child,
-    log: Lines,
-}
-
-impl Elector {
-    fn start(connect: &str, id: &str, story: &Path, on_term: &str, grace: &str) -> Self {
-        let mut child = binary()
-            .args(["elect", "--zookeeper", connect, "--path", "/apps/leader", "--id", id])
-            .args(["--session-timeout", "4s", "--grace", grace, "--", "sh", "-c", WORK, "work"])
-            .arg(story)
-            .arg(on_term)
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let log = Lines::of(child.stderr.take().unwrap());
-        Self { child, log }
-    }
-
-    fn signal(&self, name: &str) {
-        signal(self.child.id(), name);
-    }
-
-    fn wait(&mut self) -> ExitStatus {
-        wait_for("the elector's end", || self.child.try_wait().unwrap())
-    }
-}
-
-impl Drop for Elector {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if std::thread::panicking() {
-            eprintln!("--- an elector's log\n{}", self.log.all().join("\n"));
-        }
-    }
+fn elector(connect: &str, id: &str, story: &Path, on_term: &str, grace: &str) -> Process {
+    let mut command = binary();
+    command
+        .args(["elect", "--zookeeper", connect, "--path", "/apps/leader", "--id", id])
+        .args(["--session-timeout", "4s", "--grace", grace, "--", "sh", "-c", WORK, "work"])
+        .arg(story)
+        .arg(on_term);
+    Process::start(&mut command)
 }
 
 /// What the commands have told.
@@ -101,9 +72,9 @@ async fn one_command_runs_at_a_time_while_leaders_are_killed_and_cut_off() {
 fn never_two(proxies: &[FaultProxy], story: &Story) {
     let start = |index: usize| {
         let connect = format!("{}/elect", proxies[index].address());
-        Elector::start(&connect, &index.to_string(), &story.0, ENDS, "3s")
+        elector(&connect, &index.to_string(), &story.0, ENDS, "3s")
     };
-    let mut electors: Vec<Elector> = (0..3).map(start).collect();
+    let mut electors: Vec<Process> = (0..3).map(start).collect();
     let mut last_fence = 0;
     let mut slowest = Duration::ZERO;
     for round in 0..6 {
@@ -115,7 +86,7 @@ fn never_two(proxies: &[FaultProxy], story: &Story) {
         match round % 3 {
             0 => {
                 // The command dies with its elector.
-                electors[leader].child.kill().unwrap();
+                electors[leader].kill();
                 electors[leader].wait();
                 wait_for("the command's end", || (!is_alive(process)).then_some(()));
                 electors[leader] = start(leader);
@@ -166,9 +137,9 @@ async fn a_command_that_ignores_sigterm_is_dead_before_another_is_elected() {
 
 fn never_late(connect: &str, proxy: &FaultProxy, story: &Story) {
     let through = format!("{}/elect-deaf", proxy.address());
-    let deaf = Elector::start(&through, "deaf", &story.0, "", "5m");
+    let deaf = elector(&through, "deaf", &story.0, "", "5m");
     let (_, _, process) = story.begin(0);
-    let _next = Elector::start(connect, "next", &story.0, ENDS, "3s");
+    let _next = elector(connect, "next", &story.0, ENDS, "3s");
     let since = Instant::now();
     proxy.set(Fault::BlackHole);
     wait_for("the command's end", || (!is_alive(process)).then_some(()));

@@ -1,9 +1,10 @@
 //! Every program under `examples/` does what its first lines say.
 
-use crate::support::example::Example;
+use crate::support::example::{self, address};
 use crate::support::gateway::{Gateway, Scratch};
 use crate::support::http::{Client, get, get_with};
 use crate::support::instance::Instance;
+use crate::support::process::Process;
 use crate::support::zk;
 
 /// A gateway in front of what the instance example registers.
@@ -17,9 +18,9 @@ fn gateway(registry: &str) -> Gateway {
     )
 }
 
-fn started(kind: &str, place: &str) -> (Example, String) {
-    let example = Example::start("instance", &[kind, place]);
-    let address = example.address("", " is registered in /services/orders");
+fn started(kind: &str, place: &str) -> (Process, String) {
+    let example = example::start("instance", &[kind, place]);
+    let address = address(&example, "", " is registered in /services/orders");
     (example, format!("instance-{}", address.port()))
 }
 
@@ -86,8 +87,8 @@ async fn an_instance_registers_in_zookeeper_and_is_gone_when_it_stops() {
 fn an_embedded_gateway_answers_and_drains() {
     let instance = Instance::start("one");
     let registry = registry(&[&instance]);
-    let mut example = Example::start("embedded", &[registry.path().to_str().unwrap(), "127.0.0.1:0"]);
-    let address = example.address("listening on ", "");
+    let mut example = example::start("embedded", &[registry.path().to_str().unwrap(), "127.0.0.1:0"]);
+    let address = address(&example, "listening on ", "");
     example.says("hello has 1 instances");
     let answer = get(address, "/");
     assert_eq!((answer.status, answer.body.as_str()), (200, "one"));
@@ -103,8 +104,8 @@ fn a_balancer_of_ones_own_decides() {
     let [first, second] = instances;
     // Registered the other way round: the addresses decide, not the names.
     let registry = registry(&[&second, &first]);
-    let mut example = Example::start("custom_balancer", &[registry.path().to_str().unwrap(), "127.0.0.1:0"]);
-    let address = example.address("listening on ", "");
+    let mut example = example::start("custom_balancer", &[registry.path().to_str().unwrap(), "127.0.0.1:0"]);
+    let address = address(&example, "listening on ", "");
     example.says("ready");
     for _ in 0..20 {
         assert_eq!(get(address, "/").body, first.name);
@@ -122,8 +123,8 @@ fn a_balancer_of_ones_own_decides() {
 fn a_filter_of_ones_own_answers_or_lets_pass() {
     let instance = Instance::start("one");
     let registry = registry(&[&instance]);
-    let mut example = Example::start("custom_filter", &[registry.path().to_str().unwrap(), "127.0.0.1:0"]);
-    let address = example.address("listening on ", "");
+    let mut example = example::start("custom_filter", &[registry.path().to_str().unwrap(), "127.0.0.1:0"]);
+    let address = address(&example, "listening on ", "");
     example.says("ready");
     for headers in [&[][..], &[("x-api-key", "wrong"), ("x-user", "ann")]] {
         let answer = get_with(address, "/", headers);
@@ -147,12 +148,12 @@ async fn the_recipes_do_what_they_say() {
     let run = |name: &'static str, arguments: &[&str]| {
         let mut all = vec![connect.as_str()];
         all.extend(arguments);
-        Example::start(name, &all)
+        example::start(name, &all)
     };
-    let ends = |mut example: Example| assert!(example.wait().success());
+    let ends = |mut example: Process| assert!(example.wait().success());
 
     let mut first = run("election", &["one"]);
-    let fence = |example: &Example, id: &str| {
+    let fence = |example: &Process, id: &str| {
         let begin = format!("{id} leads with fence ");
         example.out.find("fence", |line| line.strip_prefix(&begin)?.parse::<u64>().ok())
     };

@@ -1,59 +1,22 @@
 //! `zoogate primaries`: groups keep a living primary, whatever happens to members and controllers.
 
-use std::process::{Child, ExitStatus, Stdio};
-use std::time::Duration;
+use std::process::ExitStatus;
 
 use zookeeper_client::Client;
 
 use crate::support::fault::{Fault, FaultProxy};
-use crate::support::gateway::{Lines, binary, signal};
+use crate::support::gateway::binary;
+use crate::support::process::Process;
+use crate::support::wait::until;
 use crate::support::zk::{self, EPHEMERAL, OPEN};
 
-const PATIENCE: Duration = Duration::from_secs(60);
-
-struct Controller {
-    child: Child,
-    log: Lines,
+fn controller(connect: &str, id: &str) -> Process {
+    let more = ["--root", "/data", "--id", id, "--session-timeout", "4s"];
+    Process::start(binary().args(["primaries", "--zookeeper", connect]).args(more))
 }
 
-impl Controller {
-    fn start(connect: &str, id: &str) -> Self {
-        let mut child = binary()
-            .args(["primaries", "--zookeeper", connect, "--root", "/data", "--id", id])
-            .args(["--session-timeout", "4s"])
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let log = Lines::of(child.stderr.take().unwrap());
-        Self { child, log }
-    }
-
-    async fn ended(&mut self) -> ExitStatus {
-        until("the controller's end", async || self.child.try_wait().unwrap()).await
-    }
-}
-
-impl Drop for Controller {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if std::thread::panicking() {
-            eprintln!("--- a controller's log\n{}", self.log.all().join("\n"));
-        }
-    }
-}
-
-async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
-    let asked = async {
-        loop {
-            if let Some(found) = ask().await {
-                return found;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| panic!("waited in vain for {what}"))
+async fn ended(controller: &mut Process) -> ExitStatus {
+    until("the controller's end", async || controller.ended()).await
 }
 
 async fn text(client: &Client, path: &str) -> Option<String> {
@@ -89,7 +52,7 @@ async fn a_group_has_a_living_primary_which_stays_while_it_lives() {
         client.create(path, b"9", &OPEN).await.unwrap();
     }
     client.create("/data/zdata2/primary", b"garbage", &OPEN).await.unwrap();
-    let mut controller = Controller::start(&connect, "a");
+    let mut controller = controller(&connect, "a");
     primary(&client, "zdata1", "1").await;
     primary(&client, "zdata2", "3").await;
     assert_eq!(master(&client, |_| true).await, "a");
@@ -137,8 +100,8 @@ async fn a_group_has_a_living_primary_which_stays_while_it_lives() {
     primary(&client, "zdata1", "2").await;
     assert_eq!(text(&client, "/data/zdata1/no-number").await.as_deref(), Some(""));
 
-    signal(controller.child.id(), "TERM");
-    assert!(controller.ended().await.success());
+    controller.signal("TERM");
+    assert!(ended(&mut controller).await.success());
     assert_eq!(client.list_children("/server").await.unwrap(), Vec::<String>::new(), "it resigned");
 }
 
@@ -150,7 +113,7 @@ async fn a_controller_that_is_killed_or_cut_off_is_replaced() {
     let mut controllers = Vec::new();
     for id in ["0", "1", "2"] {
         let proxy = FaultProxy::start(&zk::shared().server.address()).await;
-        controllers.push(Controller::start(&format!("{}/primaries-killed", proxy.address()), id));
+        controllers.push(controller(&format!("{}/primaries-killed", proxy.address()), id));
         proxies.push(proxy);
     }
     for number in 1..=4 {
@@ -159,7 +122,7 @@ async fn a_controller_that_is_killed_or_cut_off_is_replaced() {
     primary(&client, "zdata1", "1").await;
 
     let first = master(&client, |_| true).await;
-    controllers[first.parse::<usize>().unwrap()].child.kill().unwrap();
+    controllers[first.parse::<usize>().unwrap()].kill();
     // Nobody controls at this moment.
     client.delete("/data/zdata1/1", None).await.unwrap();
     let second = master(&client, |id| id != first).await;

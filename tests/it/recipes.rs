@@ -13,6 +13,7 @@ use zoogate::recipes::{
 use zookeeper_client::Client;
 
 use crate::support::fault::{Fault, FaultProxy};
+use crate::support::wait::until;
 use crate::support::zk;
 
 /// However slow the machine: what has not happened by then will not.
@@ -45,12 +46,7 @@ async fn children(client: &Client, path: &str) -> Vec<String> {
 }
 
 async fn until_children(client: &Client, path: &str, what: &str, wanted: impl Fn(&[String]) -> bool) {
-    soon(what, async {
-        while !wanted(&children(client, path).await) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
+    until(what, async || wanted(&children(client, path).await).then_some(())).await;
 }
 
 #[tokio::test]
@@ -79,20 +75,15 @@ async fn candidates_lead_one_after_the_other_with_growing_fences_and_each_watche
 
     // Every node but the last is watched by the one behind it, and by nobody else.
     let line = children(&client, "/apps/leader").await;
-    soon("four watches", async {
-        loop {
-            let watches = zk::shared().server.ask("wchp").unwrap_or_default();
-            let ours: Vec<usize> = watches
-                .split("\n/")
-                .filter(|path| path.trim_start_matches('/').starts_with("election-line/apps/leader/"))
-                .map(|path| path.lines().filter(|line| line.starts_with('\t')).count())
-                .collect();
-            assert!(ours.iter().all(|watchers| *watchers <= 1), "a herd: {watches}");
-            if ours.len() == line.len() - 1 {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+    until("four watches", async || {
+        let watches = zk::shared().server.ask("wchp").unwrap_or_default();
+        let ours: Vec<usize> = watches
+            .split("\n/")
+            .filter(|path| path.trim_start_matches('/').starts_with("election-line/apps/leader/"))
+            .map(|path| path.lines().filter(|line| line.starts_with('\t')).count())
+            .collect();
+        assert!(ours.iter().all(|watchers| *watchers <= 1), "a herd: {watches}");
+        (ours.len() == line.len() - 1).then_some(())
     })
     .await;
 

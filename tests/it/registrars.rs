@@ -1,10 +1,11 @@
 //! Registrars of others and our own `register`, on a real ZooKeeper server.
 
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 use crate::commands::text;
-use crate::support::gateway::{Gateway, Lines, Scratch, binary, signal, wait_for};
+use crate::support::gateway::{Gateway, Scratch, binary, wait_for};
 use crate::support::instance::Instance;
+use crate::support::process::Process;
 use crate::support::script::{Script, finish};
 use crate::support::zk;
 use zookeeper_client::Client;
@@ -100,37 +101,9 @@ fn services_reads_the_ensemble_once() {
 }
 
 /// `zoogate register` as a child process.
-struct Register {
-    child: Child,
-    log: Lines,
-    out: Lines,
-}
-
-impl Register {
-    fn start(connect: &str, more: &[&str]) -> Self {
-        let mut command = binary();
-        command
-            .args(["register", "--zookeeper", connect, "--path", "/services/orders", "--id", "me"])
-            .args(more);
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let log = Lines::of(child.stderr.take().unwrap());
-        let out = Lines::of(child.stdout.take().unwrap());
-        Self { child, log, out }
-    }
-
-    fn end(&mut self) -> Option<i32> {
-        wait_for("the registrar's end", || self.child.try_wait().unwrap()).code()
-    }
-}
-
-impl Drop for Register {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if std::thread::panicking() {
-            eprintln!("--- the registrar's log\n{}", self.log.all().join("\n"));
-        }
-    }
+fn registrar(connect: &str, more: &[&str]) -> Process {
+    let place = ["register", "--zookeeper", connect, "--path", "/services/orders", "--id", "me"];
+    Process::start(binary().args(place).args(more))
 }
 
 const NODE: &str = "/services/orders/me";
@@ -142,12 +115,12 @@ fn register_makes_what_is_missing_and_deletes_its_node_on_sigterm() {
     let connect = format!("{connect}/not/yet");
     let instance = Instance::start("a");
     let address = instance.address.to_string();
-    let mut register = Register::start(&connect, &["--address", &address]);
+    let mut register = registrar(&connect, &["--address", &address]);
     let gateway = Gateway::start("register", &config(&connect));
     gateway.instances("orders", &["me"]);
     assert_eq!(gateway.get("/").body, "a");
-    signal(register.child.id(), "TERM");
-    assert_eq!(register.end(), Some(0));
+    register.signal("TERM");
+    assert_eq!(register.wait().code(), Some(0));
     runtime().block_on(async {
         let client = zk::client(&connect).await;
         assert!(!exists(&client, NODE).await, "deleted before the end");
@@ -166,22 +139,22 @@ fn a_command_gets_its_sigterm_after_the_node_is_deleted_and_its_status_is_passed
         "trap 'echo told; while [ ! -e {0} ]; do sleep 0.05; done; exit 9' TERM; echo up; while :; do sleep 0.05; done",
         go.display()
     );
-    let mut register = Register::start(&connect, &["--address", "127.0.0.1:8001", "--", "sh", "-c", &script]);
+    let mut register = registrar(&connect, &["--address", "127.0.0.1:8001", "--", "sh", "-c", &script]);
     register.out.find("the command", |line| (line == "up").then_some(()));
     let runtime = runtime();
     let client = runtime.block_on(zk::client(&connect));
     assert!(runtime.block_on(exists(&client, NODE)), "registered before the command starts");
-    signal(register.child.id(), "TERM");
+    register.signal("TERM");
     register.out.find("the command's SIGTERM", |line| (line == "told").then_some(()));
     assert!(!runtime.block_on(exists(&client, NODE)), "the node goes first");
     std::fs::write(go, "").unwrap();
-    assert_eq!(register.end(), Some(9));
+    assert_eq!(register.wait().code(), Some(9));
 
-    let mut ends = Register::start(&connect, &["--address", "127.0.0.1:8001", "--", "sh", "-c", "exit 5"]);
-    assert_eq!(ends.end(), Some(5));
+    let mut ends = registrar(&connect, &["--address", "127.0.0.1:8001", "--", "sh", "-c", "exit 5"]);
+    assert_eq!(ends.wait().code(), Some(5));
     assert!(!runtime.block_on(exists(&client, NODE)));
-    let mut fails = Register::start(&connect, &["--address", "127.0.0.1:8001", "--", "/nonexistent/command"]);
-    assert_eq!(fails.end(), Some(1));
+    let mut fails = registrar(&connect, &["--address", "127.0.0.1:8001", "--", "/nonexistent/command"]);
+    assert_eq!(fails.wait().code(), Some(1));
     fails.log.find("the command", |line| line.contains("/nonexistent/command").then_some(()));
     assert!(!runtime.block_on(exists(&client, NODE)));
 }
@@ -192,7 +165,7 @@ fn a_lost_session_is_registered_again_and_a_killed_registrar_is_gone_with_its_se
     let instance = Instance::start("a");
     let address = instance.address.to_string();
     let gateway = Gateway::start("session", &config(&connect));
-    let mut register = Register::start(&connect, &["--address", &address]);
+    let mut register = registrar(&connect, &["--address", &address]);
     gateway.instances("orders", &["me"]);
     let runtime = runtime();
     let owner = || {
@@ -203,14 +176,14 @@ fn a_lost_session_is_registered_again_and_a_killed_registrar_is_gone_with_its_se
     };
     let first = owner().expect("it is registered");
     // Asleep for longer than its session lasts, as a laptop would be.
-    signal(register.child.id(), "STOP");
+    register.signal("STOP");
     gateway.instances("orders", &[]);
-    signal(register.child.id(), "CONT");
+    register.signal("CONT");
     wait_for("another session's node", || owner().filter(|owner| *owner != first));
     gateway.instances("orders", &["me"]);
     assert_eq!(gateway.get("/").body, "a");
-    register.child.kill().unwrap();
-    register.end();
+    register.kill();
+    register.wait();
     gateway.instances("orders", &[]);
 }
 

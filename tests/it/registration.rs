@@ -3,7 +3,6 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
@@ -13,53 +12,14 @@ use zoogate::registration::Announcement;
 use zookeeper_client::Client;
 
 use crate::discovery::close_session;
-use crate::support::gateway::{Gateway, Lines, Scratch, binary, signal, wait_for};
+use crate::support::gateway::{Gateway, Scratch, binary, wait_for};
+use crate::support::process::Process;
 use crate::support::script::Script;
 use crate::support::zk::{self, Standalone};
 
 /// `zoogate register` as a child process.
-struct Register {
-    child: Child,
-    log: Lines,
-    out: Lines,
-}
-
-impl Register {
-    fn start(arguments: &[&str]) -> Self {
-        let mut child = binary()
-            .arg("register")
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let log = Lines::of(child.stderr.take().unwrap());
-        let out = Lines::of(child.stdout.take().unwrap());
-        Self { child, log, out }
-    }
-
-    /// Says `word` to standard output, now or later.
-    fn says(&self, word: &str) {
-        self.out.find(word, |line| (line == word).then_some(()));
-    }
-
-    fn signal(&self, name: &str) {
-        signal(self.child.id(), name);
-    }
-
-    fn end(&mut self) -> Option<i32> {
-        wait_for("the registrar's end", || self.child.try_wait().unwrap()).code()
-    }
-}
-
-impl Drop for Register {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if std::thread::panicking() {
-            eprintln!("--- the registrar's log\n{}", self.log.all().join("\n"));
-        }
-    }
+fn register(arguments: &[&str]) -> Process {
+    Process::start(binary().arg("register").args(arguments))
 }
 
 /// A directory registry with at most one registration, `/orders/me`.
@@ -83,10 +43,10 @@ impl Directory {
         self.scratch.path().join(name)
     }
 
-    fn register(&self, address: SocketAddr, more: &[&str]) -> Register {
+    fn register(&self, address: SocketAddr, more: &[&str]) -> Process {
         let address = address.to_string();
         let place = ["--directory", &self.root, "--path", "/orders", "--id", "me", "--address", &address];
-        Register::start(&[&place, more].concat())
+        register(&[&place, more].concat())
     }
 
     fn until(&self, there: bool) {
@@ -128,7 +88,7 @@ fn the_node_is_there_only_while_a_get_is_answered_with_2xx() {
         directory.until(false);
     }
     register.signal("TERM");
-    assert_eq!(register.end(), Some(0));
+    assert_eq!(register.wait().code(), Some(0));
 }
 
 #[test]
@@ -196,7 +156,7 @@ fn with_a_check_the_command_comes_first_and_its_node_when_it_is_well() {
     directory.until(true);
     register.signal("TERM");
     register.says("end-gone");
-    assert_eq!(register.end(), Some(3));
+    assert_eq!(register.wait().code(), Some(3));
     assert!(!directory.node().exists());
 }
 
@@ -214,7 +174,7 @@ fn lingering_parts_the_node_s_end_from_the_command_s_and_a_second_signal_cuts_it
     assert!(!register.out.all().contains(&"told".to_owned()), "an hour is not over");
     register.signal("INT");
     register.says("told");
-    assert_eq!(register.end(), Some(4));
+    assert_eq!(register.wait().code(), Some(4));
 }
 
 #[test]
@@ -224,7 +184,7 @@ fn the_command_s_end_is_the_registrar_s_and_takes_the_node_along() {
     for (script, code) in [("exit 0", 0), ("exit 5", 5), ("kill -9 $$", 137), ("kill -TERM $$", 143)] {
         let script = format!("test -e {} || exit 99; {script}", node.display());
         let mut register = directory.register(SOMEWHERE, &["--", "sh", "-c", &script]);
-        assert_eq!(register.end(), Some(code), "{script}");
+        assert_eq!(register.wait().code(), Some(code), "{script}");
         assert!(!node.exists(), "{script}");
     }
 }
@@ -235,7 +195,7 @@ fn a_command_ends_with_a_registrar_that_is_killed() {
     let directory = Directory::new("orphan");
     let mut register = directory.register(SOMEWHERE, &["--", "sh", "-c", "echo $$; exec sleep 1000"]);
     let process: u32 = register.out.find("the command's pid", |line| line.parse().ok());
-    register.child.kill().unwrap();
+    register.kill();
     wait_for("the command's end", || {
         let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
         let running = stat.contains("(sleep)") && !stat.contains(") Z");
@@ -257,9 +217,9 @@ async fn nodes(client: &Client) -> Vec<(String, i64)> {
     nodes
 }
 
-fn on_zookeeper(connect: &str, more: &[&str]) -> Register {
+fn on_zookeeper(connect: &str, more: &[&str]) -> Process {
     let place = ["--zookeeper", connect, "--path", "/services/orders", "--address", "127.0.0.1:8001"];
-    Register::start(&[&place, more].concat())
+    register(&[&place, more].concat())
 }
 
 /// Waits until a node of another session than this one is there, and returns that session.
@@ -307,7 +267,7 @@ fn a_session_that_ends_is_told_once_and_replaced_without_a_second_node() {
         assert!(first.contains(&format!("/registration-{name}/services/orders/me")), "{first}");
         assert!(first.ends_with(" /services/orders 127.0.0.1:8001"), "{first}");
         register.signal("TERM");
-        assert_eq!(register.end(), Some(0));
+        assert_eq!(register.wait().code(), Some(0));
         assert_eq!(runtime.block_on(nodes(&client)), []);
     }
 }
@@ -343,7 +303,7 @@ fn outage(name: &str, session: &str, at_least: Duration) {
     });
     assert_eq!(std::fs::read_to_string(&lost).unwrap().lines().count(), 1);
     register.signal("TERM");
-    assert_eq!(register.end(), Some(6), "the command has lived through it");
+    assert_eq!(register.wait().code(), Some(6), "the command has lived through it");
     assert_eq!(runtime.block_on(nodes(&client)), []);
 }
 
@@ -378,9 +338,9 @@ fn every_format_that_is_written_is_read_back_by_the_gateway_itself() {
         let path = format!("/services/{format}");
         let of = ["--zookeeper", &connect, "--path", &path, "--format", format];
         let named = ["--address", "192.0.2.1:81", "--id", "7"];
-        registrars.push(Register::start(&[&of[..], &named].concat()));
+        registrars.push(register(&[&of[..], &named].concat()));
         let numbered = ["--address", "[2001:db8::1]:82", "--id", "8", "--sequential"];
-        registrars.push(Register::start(&[&of[..], &numbered].concat()));
+        registrars.push(register(&[&of[..], &numbered].concat()));
     }
     let gateway = Gateway::start("formats", &config);
     for format in &formats {

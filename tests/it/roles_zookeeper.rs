@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use zookeeper_client::{Acls, Client, CreateMode};
 
-use crate::support::gateway::{Gateway, PATIENCE};
+use crate::support::gateway::Gateway;
 use crate::support::http::Client as Http;
 use crate::support::instance::Instance;
+use crate::support::wait::until;
 use crate::support::zk::{self, EPHEMERAL, OPEN};
 
 fn gateway(name: &str, connect: &str, rest: &str) -> Gateway {
@@ -17,15 +18,6 @@ fn gateway(name: &str, connect: &str, rest: &str) -> Gateway {
          [[listeners]]\nname = \"public\"\nlisten = \"127.0.0.1:0\"\n{rest}"
     );
     Gateway::start(name, &config)
-}
-
-/// Waits without keeping the tests' own session from its pings.
-async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !is_so() {
-        assert!(Instant::now() < end, "waited in vain: {what}");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
 }
 
 /// Stands for election as Curator's LeaderLatch does.
@@ -55,7 +47,7 @@ async fn a_change_of_the_primary_under_load_loses_no_request_and_strays_to_nobod
          [[routes]]\nmethods = [\"PUT\"]\nservice = \"orders\"\ninstances = \"primary\"\n",
     );
     let leads_now = |id: &str| gateway.json("/api/services/orders")["primary"] == id;
-    until("a leads", || leads_now("a")).await;
+    until("a leads", async || (leads_now("a")).then_some(())).await;
     let (address, stop) = (gateway.listener("public"), Arc::new(AtomicBool::new(false)));
     let stopped = Arc::clone(&stop);
     let load = std::thread::spawn(move || {
@@ -73,10 +65,10 @@ async fn a_change_of_the_primary_under_load_loses_no_request_and_strays_to_nobod
             if round % 2 == 0 { (&instances[0], &instances[1]) } else { (&instances[1], &instances[0]) };
         let waiting = candidate(&client, &next.name).await;
         client.delete(&std::mem::replace(&mut leads, waiting), None).await.unwrap();
-        until("the next leads", || leads_now(&next.name)).await;
+        until("the next leads", async || (leads_now(&next.name)).then_some(())).await;
         // Whoever leads no longer gets nothing more, from the moment that the table says so.
         let (before, so_far) = (old.count(), next.count());
-        until("requests to the new one", || next.count() > so_far + 5).await;
+        until("requests to the new one", async || (next.count() > so_far + 5).then_some(())).await;
         assert!(old.count() <= before + 1, "one may have been on its way");
     }
     stop.store(true, Ordering::Relaxed);
@@ -118,7 +110,7 @@ async fn ten_thousand_services_of_a_pattern_cost_one_watch() {
         "[catalogs.rpc]\npath = \"/dubbo/*/providers\"\n\
          [[routes]]\npath = \"/{name}/*\"\nservice = \"rpc/{name}\"\n",
     );
-    until("ready", || gateway.admin("/readyz").status == 200).await;
+    until("ready", async || (gateway.admin("/readyz").status == 200).then_some(())).await;
     println!("{SERVICES} services after {:?}", started.elapsed());
     let services = || gateway.json("/api/catalogs")["catalogs"][0]["services"].clone();
     assert_eq!(services(), SERVICES);
@@ -132,9 +124,12 @@ async fn ten_thousand_services_of_a_pattern_cost_one_watch() {
     client.mkdir("/dubbo/com.foo.New/providers", &OPEN).await.unwrap();
     let address = instance.address.to_string();
     client.create("/dubbo/com.foo.New/providers/n", address.as_bytes(), &EPHEMERAL).await.unwrap();
-    until("the new service", || gateway.get("/com.foo.New/x").body == "new").await;
+    until("the new service", async || (gateway.get("/com.foo.New/x").body == "new").then_some(())).await;
     client.delete("/dubbo/com.foo.New/providers/n", None).await.unwrap();
     client.delete("/dubbo/com.foo.New/providers", None).await.unwrap();
-    until("no_route", || gateway.get("/com.foo.New/x").header("x-zoogate-error") == Some("no_route")).await;
+    until("no_route", async || {
+        (gateway.get("/com.foo.New/x").header("x-zoogate-error") == Some("no_route")).then_some(())
+    })
+    .await;
     assert_eq!(services(), SERVICES);
 }

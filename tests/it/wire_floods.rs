@@ -104,7 +104,7 @@ fn flood(name: &str, pieces: usize, open_with: &[u8], piece: impl Fn(u32) -> Vec
         }
     }
     assert!(reason.is_some_and(|why| why != 0), "{name}: GOAWAY with its reason, not {reason:?}");
-    await_that("the neighbour alone", || (worker.shared.open_connections() == 1).then_some(()));
+    wait_for("the neighbour alone", || (worker.shared.open_connections() == 1).then_some(()));
 }
 
 #[test]

@@ -57,7 +57,7 @@ async fn send(client: &mut SendRequest<Bytes>, request: Request<()>, body: &[u8]
 }
 
 /// An HTTP/2 instance: echoes each piece of the body as it comes, then sends trailers. `/o/die` ends the
-/// connection in the middle of the answer, `/o/never` gives none.
+/// connection when the second piece comes, `/o/never` gives none.
 pub fn echo() -> SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -109,14 +109,16 @@ async fn serve(
     }
     let mut stream: SendStream<Bytes> = answer.send_response(head.body(()).unwrap(), false).unwrap();
     let mut body = request.into_body();
+    let mut pieces = 0;
     while let Some(data) = body.data().await {
         let Ok(data) = data else { return };
         let _ = body.flow_control().release_capacity(data.len());
-        stream.send_data(data, false).unwrap();
-        if path == "/o/die" {
-            tokio::time::sleep(Duration::from_millis(50)).await;
+        pieces += 1;
+        if path == "/o/die" && pieces == 2 {
             die.send(()).await.unwrap();
+            return;
         }
+        stream.send_data(data, false).unwrap();
     }
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", "0".parse().unwrap());
@@ -238,6 +240,7 @@ fn an_instance_that_dies_under_a_call_ends_it_with_unavailable() {
         up.send_data("one".into(), false).unwrap();
         let mut answer = answer.await.unwrap();
         assert_eq!(answer.body_mut().data().await.unwrap().unwrap(), "one");
+        up.send_data("two".into(), false).unwrap();
         assert!(answer.body_mut().data().await.is_none());
         let trailers = answer.body_mut().trailers().await.unwrap().unwrap();
         assert_eq!(trailers["grpc-status"], "14");
@@ -246,6 +249,7 @@ fn an_instance_that_dies_under_a_call_ends_it_with_unavailable() {
         up.send_data("one".into(), false).unwrap();
         let mut answer = answer.await.unwrap();
         assert_eq!(answer.body_mut().data().await.unwrap().unwrap(), "one");
+        up.send_data("two".into(), false).unwrap();
         assert!(answer.body_mut().data().await.unwrap().is_err(), "plain HTTP has only a reset for that");
     });
     assert!((worker.metric("zoogate_requests_total", &["code=\"200\""]) - 2.0).abs() < 0.5);
@@ -294,14 +298,12 @@ fn a_stream_that_is_reset_takes_its_upstream_work_along() {
     run(async {
         let mut client = connect(worker.address).await;
         let (answer, mut up) = client.send_request(request("/o/").body(()).unwrap(), false).unwrap();
-        while instance.connections() == 0 {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
+        until("the instance's connection", async || (instance.connections() > 0).then_some(())).await;
         up.send_reset(h2::Reason::CANCEL);
         drop(answer);
         tokio::task::spawn_blocking(move || told.recv_timeout(PATIENCE).unwrap()).await.unwrap();
     });
-    await_that("the count", || {
+    wait_for("the count", || {
         (worker.metric("zoogate_requests_total", &["code=\"499\""]) >= 1.0).then_some(())
     });
 }
@@ -340,15 +342,14 @@ fn draining_says_goaway_and_lets_open_calls_finish() {
         assert_eq!(answer.body_mut().data().await.unwrap().unwrap(), "one");
         worker.drain();
         // GOAWAY came when the client may open no more streams.
-        while std::future::poll_fn(|cx| client.poll_ready(cx)).await.is_ok() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
+        let refused = async || std::future::poll_fn(|cx| client.poll_ready(cx)).await.err();
+        until("GOAWAY", refused).await;
         up.send_data("two".into(), true).unwrap();
         assert_eq!(answer.body_mut().data().await.unwrap().unwrap(), "two");
         assert!(answer.body_mut().data().await.is_none());
         assert_eq!(answer.body_mut().trailers().await.unwrap().unwrap()["grpc-status"], "0");
     });
-    await_that("the connection's end", || (worker.shared.open_connections() == 0).then_some(()));
+    wait_for("the connection's end", || (worker.shared.open_connections() == 0).then_some(()));
 }
 
 #[test]

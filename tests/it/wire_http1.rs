@@ -124,7 +124,7 @@ fn an_ejected_instance_that_answers_again_is_back() {
             });
         }
     });
-    await_that("the instance", || (ask() == "back").then_some(()));
+    wait_for("the instance", || (ask() == "back").then_some(()));
 }
 
 #[test]
@@ -253,7 +253,7 @@ fn a_client_that_leaves_takes_its_upstream_work_along() {
     let worker = Worker::start(Setup { log: true, ..Setup::default() }, &[instance.address]);
     let mut wire = worker.connect();
     wire.send(get("/o/"));
-    await_that("the request", || (instance.connections() == 1).then_some(()));
+    wait_for("the request", || (instance.connections() == 1).then_some(()));
     drop(wire);
     told.recv_timeout(PATIENCE).unwrap();
     let line = worker.log_lines(1).remove(0);
@@ -305,7 +305,7 @@ fn draining_ends_connections_with_one_more_answer() {
     };
     assert_eq!(last.text(), "ok");
     assert_eq!(wire.read_all(), "");
-    await_that("the connection's end", || (worker.shared.open_connections() == 0).then_some(()));
+    wait_for("the connection's end", || (worker.shared.open_connections() == 0).then_some(()));
 }
 
 #[test]
@@ -433,7 +433,7 @@ fn a_client_that_sends_on_after_its_last_request_still_gets_the_answer() {
     for round in 1..=20 {
         let mut wire = worker.connect();
         wire.send("POST /o/ HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 1\r\n\r\nx");
-        await_that("the request", || (instance.seen().len() == round).then_some(()));
+        wait_for("the request", || (instance.seen().len() == round).then_some(()));
         wire.send("\r\n");
         sent.send(()).unwrap();
         assert_eq!(wire.read_message().unwrap().text(), "ok");

@@ -18,7 +18,7 @@ fn at_rest(limits: Limits) -> (Worker, Recorder, Wire) {
 }
 
 fn rests(worker: &Worker) {
-    await_that("the connection's rest", || (worker.shared.resting_connections() == 1).then_some(()));
+    wait_for("the connection's rest", || (worker.shared.resting_connections() == 1).then_some(()));
 }
 
 fn limits() -> Limits {
@@ -43,7 +43,7 @@ fn a_connection_at_rest_goes_on_where_it_was() {
     assert_eq!(bodies, ["", "abc", "", "abc", ""]);
     assert!((worker.metric("zoogate_connections_accepted_total", &[]) - 1.0).abs() < f64::EPSILON);
     drop(wire);
-    await_that("the end", || (worker.shared.open_connections() == 0).then_some(()));
+    wait_for("the end", || (worker.shared.open_connections() == 0).then_some(()));
     assert_eq!(worker.shared.resting_connections(), 0);
     assert!(worker.metric("zoogate_connections{", &[]).abs() < f64::EPSILON);
 }
@@ -59,7 +59,7 @@ fn a_connection_at_rest_is_closed_when_it_has_idled_for_too_long() {
     assert_eq!(never_used.read_all(), "");
     assert!(since.elapsed() >= Duration::from_millis(1900), "{:?}", since.elapsed());
     drop((wire, never_used));
-    await_that("the end", || (worker.shared.open_connections() == 0).then_some(()));
+    wait_for("the end", || (worker.shared.open_connections() == 0).then_some(()));
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn a_drain_wakes_connections_at_rest_for_one_more_answer_and_ends_them() {
     let mut never_used = worker.connect();
     silent.send(get("/o/"));
     assert_eq!(silent.read_message().unwrap().text(), "ok");
-    await_that("both to rest", || (worker.shared.resting_connections() == 2).then_some(()));
+    wait_for("both to rest", || (worker.shared.resting_connections() == 2).then_some(()));
     worker.drain();
     wire.send(get("/o/"));
     let answer = wire.read_message().unwrap();
@@ -78,7 +78,7 @@ fn a_drain_wakes_connections_at_rest_for_one_more_answer_and_ends_them() {
     assert_eq!(silent.read_all(), "");
     assert_eq!(never_used.read_all(), "");
     drop((wire, silent, never_used));
-    await_that("the end", || (worker.shared.open_connections() == 0).then_some(()));
+    wait_for("the end", || (worker.shared.open_connections() == 0).then_some(()));
 }
 
 #[test]

@@ -63,7 +63,7 @@ fn nothing_of_a_refused_request_reaches_an_instance() {
     }
     assert_eq!(instance.request_lines(), [""; 0]);
     // hyper has answered some of these itself: they are counted as their connection ends.
-    await_that("the count", || {
+    wait_for("the count", || {
         let counted = worker.metric("zoogate_requests_total", &["code=\"400\""]);
         ((counted - vectors.len() as f64).abs() < 0.5).then_some(())
     });
@@ -179,14 +179,14 @@ fn connections_over_the_cap_are_told_503() {
     let limits = zoogate::config::plan::Limits { max_connections: 2, ..Setup::default().limits };
     let worker = Worker::start(Setup { limits, ..Setup::default() }, &[]);
     let held: Vec<_> = (0..2).map(|_| worker.connect()).collect();
-    await_that("both", || (worker.shared.open_connections() == 2).then_some(()));
+    wait_for("both", || (worker.shared.open_connections() == 2).then_some(()));
     let answer = worker.exchange("");
     assert!(
         answer.starts_with("HTTP/1.1 503 ") && answer.contains("x-zoogate-error: overloaded"),
         "{answer}"
     );
     drop(held);
-    await_that("room", || (worker.shared.open_connections() == 0).then_some(()));
+    wait_for("room", || (worker.shared.open_connections() == 0).then_some(()));
     assert!(
         worker.exchange(get("/x").replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n")).contains(" 404 ")
     );

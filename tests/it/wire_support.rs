@@ -5,7 +5,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::runtime::LocalOptions;
 use tokio::sync::oneshot;
@@ -20,6 +20,8 @@ use zoogate::model::{
 use zoogate::proxy::{Filters, ListenerState, ProxyContext, Shared, serve};
 use zoogate::table::{Settings, TableConfig, TableWriter};
 use zoogate::telemetry::{LineSink, LineTarget, Metrics};
+
+pub use crate::support::wait::{until, wait_for};
 
 /// No test waits longer for anything.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -204,7 +206,7 @@ impl Worker {
     /// The access log's lines, once there are so many.
     pub fn log_lines(&self, count: usize) -> Vec<serde_json::Value> {
         let (sink, path) = self.log.as_ref().expect("a worker with a log");
-        await_that("log lines", || {
+        wait_for("log lines", || {
             sink.flush(PATIENCE);
             let text = std::fs::read_to_string(path).unwrap();
             let lines: Vec<_> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -251,18 +253,6 @@ async fn work(
                 context.tick();
             }
         }
-    }
-}
-
-/// Looks again and again until there is something to see.
-pub fn await_that<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        if let Some(seen) = look() {
-            return seen;
-        }
-        assert!(Instant::now() < end, "waited in vain for {what}");
-        thread::sleep(Duration::from_millis(2));
     }
 }
 

@@ -7,6 +7,7 @@ use zookeeper_client::Client;
 
 use crate::support::fault::{Fault, FaultProxy};
 use crate::support::seen::{PATIENCE, options};
+use crate::support::wait::until;
 use crate::support::zk::{self, EPHEMERAL, OPEN};
 
 fn wanted(connect: &str) -> RegisterOptions {
@@ -20,12 +21,7 @@ async fn owner(client: &Client) -> Option<i64> {
 }
 
 async fn until_owner(client: &Client, what: &str, good: impl Fn(Option<i64>) -> bool) {
-    let waiting = async {
-        while !good(owner(client).await) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    assert!(tokio::time::timeout(PATIENCE, waiting).await.is_ok(), "{what}");
+    until(what, async || good(owner(client).await).then_some(())).await;
 }
 
 /// Waits for a state, past others.
@@ -248,12 +244,8 @@ async fn payload_can_change_and_outlives_the_session() {
     let client = zk::client(&connect).await;
     let registration = Registration::start(wanted(&connect)).await.unwrap();
     let until_data = async |wanted: &[u8]| {
-        let waiting = async {
-            while client.get_data(NODE).await.map(|(data, _)| data).ok().as_deref() != Some(wanted) {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        assert!(tokio::time::timeout(PATIENCE, waiting).await.is_ok(), "never {wanted:?}");
+        let data = async || client.get_data(NODE).await.ok().filter(|(data, _)| data == wanted);
+        until("the payload", data).await;
     };
     for text in ["one", "two", "three"] {
         registration.update(text);
@@ -308,11 +300,7 @@ async fn parents_that_are_containers_or_have_a_time_to_live_go_when_nobody_needs
         assert!(owner(&client).await.is_some());
         registration.release().await.unwrap();
         // The server's own doing, some time after the last child.
-        let waiting = async {
-            while client.check_stat("/services").await.unwrap().is_some() {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        };
-        assert!(tokio::time::timeout(PATIENCE, waiting).await.is_ok(), "{name}: the parents stay");
+        let gone = async || client.check_stat("/services").await.unwrap().is_none().then_some(());
+        until(&format!("the end of the parents ({name})"), gone).await;
     }
 }

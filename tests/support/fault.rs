@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -110,7 +110,7 @@ async fn relay(client: TcpStream, target: Arc<str>, mut faults: watch::Receiver<
     let Ok(server) = TcpStream::connect(&*target).await else { return };
     let (client_in, client_out) = client.into_split();
     let (server_in, server_out) = server.into_split();
-    let losing = AtomicBool::new(false);
+    let losing = AtomicI32::new(0);
     tokio::select! {
         () = pass(client_in, server_out, faults.clone(), false, &losses, &losing) => {}
         () = pass(server_in, client_out, faults.clone(), true, &losses, &losing) => {}
@@ -139,7 +139,8 @@ async fn pass(
     faults: watch::Receiver<Fault>,
     from_server: bool,
     losses: &Losses,
-    losing: &AtomicBool,
+    // The number of the write whose answer is lost; 0: none.
+    losing: &AtomicI32,
 ) {
     let mut handshake = true;
     loop {
@@ -159,19 +160,18 @@ async fn pass(
             losses.lost.send_modify(|lost| *lost += 1);
             return;
         }
+        let number = i32::from_be_bytes([frame[4], frame[5], frame[6], frame[7]]);
+        if answer && number == losing.load(Ordering::SeqCst) {
+            // It is carried out: now nobody hears of it.
+            return;
+        }
         let notification = from_server && frame[4..].starts_with(&(-1i32).to_be_bytes());
-        let swallowed = fault == Fault::BlackHole
-            || (fault == Fault::NoEvents && notification)
-            || (from_server && losing.load(Ordering::SeqCst));
+        let swallowed = fault == Fault::BlackHole || (fault == Fault::NoEvents && notification);
         if !from_server && !std::mem::replace(&mut handshake, false) && is_write(&frame) {
             let one =
                 losses.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
             if one.is_ok() {
-                losing.store(true, Ordering::SeqCst);
-                let _ = to.write_all(&frame).await;
-                // Long enough for the server to carry it out; it does so as well when its client is gone.
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-                return;
+                losing.store(number, Ordering::SeqCst);
             }
         }
         if !swallowed && to.write_all(&frame).await.is_err() {

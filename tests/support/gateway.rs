@@ -3,15 +3,14 @@
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::http::{self, Answer};
-
-/// However slow the machine: an event that has not come by then will not.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+use super::process::Process;
+pub use super::wait::{PATIENCE, wait_for};
 
 /// The binary built with the tests; `ZOOGATE_TEST_BINARY` names another, such as one built for release.
 pub fn binary() -> Command {
@@ -98,7 +97,7 @@ impl Lines {
 
 /// A running `zoogate run`.
 pub struct Gateway {
-    child: Child,
+    process: Process,
     pub config: PathBuf,
     pub log: Lines,
     pub out: Lines,
@@ -146,18 +145,10 @@ impl Gateway {
         let scratch = Scratch::new(name);
         prepare(scratch.path());
         let config = scratch.write("zoogate.toml", &with_admin(config));
-        let mut child = binary()
-            .args(["run", "--config"])
-            .arg(&config)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let log = Lines::of(child.stderr.take().unwrap());
-        let out = Lines::of(child.stdout.take().unwrap());
+        let process = Process::start(binary().args(["run", "--config"]).arg(&config));
+        let (log, out) = (process.log.clone(), process.out.clone());
         let admin = log.find("admin address", |line| address_in(line, "admin listening"));
-        Self { child, config, log, out, admin, scratch }
+        Self { process, config, log, out, admin, scratch }
     }
 
     /// The folder of its configuration file.
@@ -204,11 +195,11 @@ impl Gateway {
     }
 
     pub fn signal(&self, name: &str) {
-        signal(self.child.id(), name);
+        self.process.signal(name);
     }
 
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.process.id()
     }
 
     /// An admin answer.
@@ -243,24 +234,7 @@ impl Gateway {
     }
 
     pub fn wait(&mut self) -> ExitStatus {
-        let end = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            assert!(Instant::now() < end, "it does not end:\n{}", self.log.all().join("\n"));
-            std::thread::yield_now();
-        }
-    }
-}
-
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if std::thread::panicking() {
-            eprintln!("--- the gateway's log\n{}", self.log.all().join("\n"));
-        }
+        self.process.wait()
     }
 }
 
@@ -276,17 +250,4 @@ fn address_in(line: &str, message: &str) -> Option<SocketAddr> {
 pub fn signal(process: u32, name: &str) {
     let sent = Command::new("kill").arg(format!("-{name}")).arg(process.to_string()).status().unwrap();
     assert!(sent.success(), "kill -{name} {process}");
-}
-
-/// Asks again and again until there is an answer.
-pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = ask() {
-            return found;
-        }
-        assert!(Instant::now() < end, "waited in vain for {what}");
-        // Not a guess about time: only to leave the processor to what we wait for.
-        std::thread::sleep(Duration::from_millis(2));
-    }
 }

@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::example::Example;
+use super::example;
 use super::gateway::{Scratch, wait_for};
 use super::http::{Answer, Client};
+use super::process::Process;
 use super::zk;
 
 /// What ZooKeeper needs to notice a death.
@@ -20,7 +21,7 @@ pub struct Group {
 
 /// One running server.
 pub struct Server {
-    pub process: Example,
+    pub process: Process,
     pub address: SocketAddr,
 }
 
@@ -44,7 +45,7 @@ impl Group {
             ["--dir", folder.to_str().unwrap()],
             ["--session-timeout", SESSION_MS],
         ];
-        let process = Example::start("kvstore", &arguments.concat());
+        let process = example::start("kvstore", &arguments.concat());
         let address = process.out.find("its address", |line| {
             line.split_once(" is server ").and_then(|(address, _)| address.parse().ok())
         });
