@@ -103,7 +103,7 @@ pub(super) struct ConnState {
     pub(super) last_request: Cell<bool>,
     /// HTTP/1 is being spoken, by what would be given back for a rest.
     pub(super) awake: Cell<bool>,
-    /// The client has not taken all that there is for it.
+    /// Part of an answer waits to be sent: for its turn, or until the client takes more.
     pub(super) unsent: Cell<bool>,
     /// Nobody would be woken by the client's bytes.
     unwatched: Cell<bool>,
@@ -266,7 +266,8 @@ impl ConnState {
         self.eof.set(Some(since));
         let between = matches!(self.reading.get(), Reading::Between | Reading::Head);
         // hyper looks for more input before it lets the request that it has just read begin.
-        !between || self.owes_nothing() || now.saturating_duration_since(since) >= HALF_CLOSE
+        let done = self.owes_nothing() && !self.unsent.get();
+        !between || done || now.saturating_duration_since(since) >= HALF_CLOSE
     }
 
     pub(super) fn input_ended(&self) -> bool {

@@ -18,6 +18,7 @@ use super::error::Fault;
 use super::frames::{FrameWatch, POISON, PREFACE};
 use super::socket::Socket;
 use super::watch::{BodyState, Framing, Head, HeadLimits, scan_head};
+use crate::transport::Turn;
 
 /// What hyper reads in place of a refused head.
 const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
@@ -122,6 +123,7 @@ pub(super) struct Io {
     taken: usize,
     ready: usize,
     shut: bool,
+    turn: Turn,
 }
 
 impl Io {
@@ -140,8 +142,17 @@ impl Io {
                 Mode::Frames(Box::new(FrameWatch::new(state.now())))
             }
         };
-        let mut io =
-            Self { stream: Some(socket), state, limits, mode, stash: bytes, taken: 0, ready: 0, shut: false };
+        let mut io = Self {
+            stream: Some(socket),
+            state,
+            limits,
+            mode,
+            stash: bytes,
+            taken: 0,
+            ready: 0,
+            shut: false,
+            turn: Turn::default(),
+        };
         io.admit_stash();
         io
     }
@@ -357,7 +368,13 @@ impl Io {
     }
 
     fn wrote(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        self.state.unsent.set(written.is_pending());
+        if written.is_ready() {
+            self.turn.end();
+        }
+        if self.state.unsent.replace(written.is_pending()) && self.state.input_ended() {
+            // What hyper may not know yet of a client that half-closed, it may know after this.
+            self.state.wake();
+        }
         match &written {
             Poll::Pending => self.state.wants_room(),
             Poll::Ready(Ok(bytes)) => {
@@ -397,6 +414,10 @@ impl AsyncRead for Io {
 
 impl AsyncWrite for Io {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.turn.poll(cx).is_pending() {
+            self.state.unsent.set(true);
+            return Poll::Pending;
+        }
         let written = if self.writes_last() {
             self.stream().poll_write_last(cx, &[io::IoSlice::new(buf)])
         } else {

@@ -23,6 +23,7 @@ mod resolve;
 mod target;
 #[cfg(test)]
 mod tests;
+mod turn;
 mod upgraded;
 
 pub use body::UpstreamBody;
@@ -30,4 +31,5 @@ pub use client::{Connection, Transport, TransportOptions};
 pub use error::{BoxError, ConnectError, ProtocolError, Reset, SendError, UpstreamBodyError};
 pub use outgoing::{Outgoing, RequestBody};
 pub use target::Target;
+pub(crate) use turn::Turn;
 pub use upgraded::Upgraded;

@@ -4,7 +4,7 @@ use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -12,6 +12,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 
+use crate::transport::Turn;
 use crate::transport::buffers::BUFFER;
 use crate::transport::pool::{Common, TargetPool};
 
@@ -62,12 +63,22 @@ pub(crate) struct Io {
     tail: &'static [u8],
     /// At least one byte has gone out.
     pub(crate) written: bool,
+    turn: Turn,
 }
 
 impl Io {
     pub(crate) fn new(conn: Conn, pool: Rc<TargetPool>) -> Self {
         let out = pool.common().buffers.take();
-        Self { conn, pool, input: BytesMut::new(), out, chunk: Bytes::new(), tail: b"", written: false }
+        Self {
+            conn,
+            pool,
+            input: BytesMut::new(),
+            out,
+            chunk: Bytes::new(),
+            tail: b"",
+            written: false,
+            turn: Turn::default(),
+        }
     }
 
     pub(crate) fn common(&self) -> &Common {
@@ -102,8 +113,11 @@ impl Io {
         self.chunk.is_empty() && self.tail.is_empty() && self.out.len() < GATHER
     }
 
-    /// Writes everything that is queued.
+    /// Writes everything that is queued; the request's head in its [`Turn`].
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.written {
+            ready!(self.turn.poll(cx));
+        }
         loop {
             let stream = Pin::new(&mut self.conn.stream);
             let polled = if self.chunk.is_empty() && self.tail.is_empty() {
