@@ -104,7 +104,7 @@ pub(super) struct ConnState {
     /// HTTP/1 is being spoken, by what would be given back for a rest.
     pub(super) awake: Cell<bool>,
     /// Part of an answer waits to be sent: for its turn, or until the client takes more.
-    pub(super) unsent: Cell<bool>,
+    unsent: Cell<bool>,
     /// Nobody would be woken by the client's bytes.
     unwatched: Cell<bool>,
     /// For so many ticks that has been the case; from the second on the client is watched.
@@ -288,7 +288,7 @@ impl ConnState {
     /// Whether a request is under way, and whole, so that only its client's leaving could be seen: that
     /// may wait for the tick after next, as most are answered by then.
     pub(super) fn may_look_later(&self) -> bool {
-        let busy = !self.owes_nothing();
+        let busy = !self.owes_nothing() || self.unsent.get();
         let later = self.reading.get() == Reading::Between && busy && self.overlooked.get() < 2;
         self.unwatched.set(later);
         later
@@ -357,6 +357,18 @@ impl ConnState {
         self.open.set(self.open.get().saturating_sub(1));
         self.download.reset();
         self.last_byte.set(self.now());
+        self.look_again();
+    }
+
+    /// Takes down whether part of an answer waits to be sent.
+    pub(super) fn waits_to_send(&self, unsent: bool) {
+        if self.unsent.replace(unsent) && !unsent {
+            self.look_again();
+        }
+    }
+
+    /// What was left unread, or unsaid, while something was under way may be read now.
+    fn look_again(&self) {
         if self.input_ended() || self.unwatched.get() && !self.last_request.get() {
             self.wake();
         }

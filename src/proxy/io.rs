@@ -371,10 +371,7 @@ impl Io {
         if written.is_ready() {
             self.turn.end();
         }
-        if self.state.unsent.replace(written.is_pending()) && self.state.input_ended() {
-            // What hyper may not know yet of a client that half-closed, it may know after this.
-            self.state.wake();
-        }
+        self.state.waits_to_send(written.is_pending());
         match &written {
             Poll::Pending => self.state.wants_room(),
             Poll::Ready(Ok(bytes)) => {
@@ -415,7 +412,7 @@ impl AsyncRead for Io {
 impl AsyncWrite for Io {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         if self.turn.poll(cx).is_pending() {
-            self.state.unsent.set(true);
+            self.state.waits_to_send(true);
             return Poll::Pending;
         }
         let written = if self.writes_last() {
