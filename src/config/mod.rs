@@ -24,6 +24,7 @@ mod pattern;
 pub mod plan;
 mod reader;
 mod registries;
+mod retry;
 mod routes;
 pub mod schema;
 mod services;

@@ -10,7 +10,7 @@ use ipnet::{IpNet, Ipv4Net};
 
 use crate::model::{
     BalanceSpec, CatalogPattern, FormatChoice, HashKey, InstanceChoice, PrimaryRule, Protocol, Reading,
-    RegistryName, ServiceName,
+    RegistryName, RetrySpec, ServiceName,
 };
 
 /// Everything a gateway needs to know. Made by [`super::load`] from a file, by `text.parse()` from a text, or by hand.
@@ -259,6 +259,8 @@ pub struct ServiceDefaults {
     pub zone: Option<ZonePreference>,
     /// How long a new instance's share grows; `None`: as its payload asks for; zero: never.
     pub slow_start: Option<Duration>,
+    /// How many attempts there may be on top of the requests, as a part of them.
+    pub retry_budget: f64,
 }
 
 /// Instances of one zone come first.
@@ -275,6 +277,11 @@ impl ZonePreference {
     pub const DEFAULT_SPILL: f64 = 0.5;
 }
 
+impl ServiceDefaults {
+    /// The `retry_budget` of a service that names none.
+    pub const DEFAULT_RETRY_BUDGET: f64 = 0.2;
+}
+
 impl Default for ServiceDefaults {
     fn default() -> Self {
         Self {
@@ -287,6 +294,7 @@ impl Default for ServiceDefaults {
             primary: PrimaryRule::default(),
             zone: None,
             slow_start: None,
+            retry_budget: Self::DEFAULT_RETRY_BUDGET,
         }
     }
 }
@@ -365,6 +373,10 @@ pub struct RoutePlan {
     pub instances: InstanceChoice,
     /// How long a request waits for a primary; zero: not at all.
     pub primary_wait: Duration,
+    /// When a request that was sent goes out again.
+    pub retry: RetrySpec,
+    /// After how long a second instance is asked as well; `None`: never.
+    pub hedge: Option<Duration>,
     /// Until the answer's head; `None`: no deadline.
     pub timeout: Option<Duration>,
     /// What the path becomes on its way; `None`: it stays.
@@ -387,6 +399,8 @@ impl Default for RoutePlan {
             shard: None,
             instances: InstanceChoice::Any,
             primary_wait: Duration::ZERO,
+            retry: RetrySpec::default(),
+            hedge: None,
             timeout: Some(Self::DEFAULT_TIMEOUT),
             rewrite: None,
             barrier: None,

@@ -6,15 +6,16 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method};
 
-use super::gateway::DAY;
+use super::gateway::{DAY, INSTANT};
 use super::names::{Captures, Known};
 use super::nodes;
 use super::plan::{BarrierPlan, HostMatch, PathMatch, Rewrite, RoutePlan, WeightedService};
 use super::reader::{Node, Table};
+use super::retry::retry;
 use super::schema;
 use super::shard::shard;
 use super::units::show_duration;
-use crate::model::InstanceChoice;
+use crate::model::{InstanceChoice, RetrySpec};
 
 const MAX_WEIGHT: u32 = 1_000_000;
 
@@ -96,6 +97,8 @@ fn route(table: &Table<'_>, known: &Known) -> Option<RoutePlan> {
     let instances = table.or("instances", InstanceChoice::Any, |n| n.choice(&choices));
     let primary_wait = primary_wait(table, instances, timeout);
     let barrier = barrier(table, known, services.as_deref());
+    let retry = table.or("retry", RetrySpec::default(), retry);
+    let hedge = table.get("hedge").and_then(|n| n.duration(INSTANT..=DAY));
     Some(RoutePlan {
         name: "".into(),
         host: match host {
@@ -113,6 +116,8 @@ fn route(table: &Table<'_>, known: &Known) -> Option<RoutePlan> {
         },
         instances,
         primary_wait,
+        retry,
+        hedge,
         timeout: (!timeout.is_zero()).then_some(timeout),
         rewrite: match rewrite {
             Some(rewrite) => Some(rewrite?),

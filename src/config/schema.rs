@@ -146,6 +146,7 @@ const SERVICE_KEYS: &[Key] = &[
     key("primary", "string or table", Words("as registered")),
     key("zone", "string or table", Words("all alike")),
     key("slow_start", "duration", Words("as registered")),
+    key("retry_budget", "number", Value("0.2")),
 ];
 
 pub(super) static SERVICE: Section =
@@ -212,6 +213,20 @@ pub(super) static ROUTE: Section = Section {
         key("instances", "string", Value("\"any\"")),
         key("primary_wait", "duration", Value("\"0s\"")),
         key("shard", "table", Words("none")),
+        key("retry", "string or table", Words("as below")),
+        key("hedge", "duration", Words("none")),
+    ],
+};
+
+pub(super) static RETRY: Section = Section {
+    path: &["routes", "*", "retry"],
+    heading: "retry = { … }",
+    keys: &[
+        key("attempts", "integer", Value("2")),
+        key("statuses", "list of integers", Value("[502, 503, 504]")),
+        key("methods", "list of strings", Words("the idempotent ones")),
+        key("per_try_timeout", "duration", Words("none")),
+        key("buffer", "size", Value("\"64KiB\"")),
     ],
 };
 
@@ -242,7 +257,7 @@ pub(super) static SHARD: Section = Section {
 };
 
 /// Every section, in the order of the reference.
-pub static SECTIONS: [&Section; 19] = [
+pub static SECTIONS: [&Section; 20] = [
     &ROOT,
     &GATEWAY,
     &GATEWAY_REGISTER,
@@ -260,6 +275,7 @@ pub static SECTIONS: [&Section; 19] = [
     &ROUTE,
     &WEIGHTED,
     &SHARD,
+    &RETRY,
     &DRAIN_LOCK,
     &BARRIER,
 ];

@@ -185,6 +185,7 @@ fn defaults(
     let primary = table.or("primary", default.primary, |n| primary(n, catalog));
     let zone = table.get("zone").map(|n| zone(&n, known));
     let slow_start = table.get("slow_start").map(|n| n.duration(Duration::ZERO..=DAY));
+    let retry_budget = table.or("retry_budget", default.retry_budget, |n| n.number(0.0..=1.0));
     Some(ServiceDefaults {
         format,
         reading,
@@ -195,6 +196,7 @@ fn defaults(
         primary,
         zone: zone.flatten(),
         slow_start: slow_start.flatten(),
+        retry_budget,
     })
 }
 

@@ -8,6 +8,7 @@ mod name;
 mod pattern;
 mod policy;
 mod reading;
+mod retry;
 mod sequence;
 mod snapshot;
 
@@ -23,5 +24,6 @@ pub use policy::{
     TlsChoice, Trust, UnknownName,
 };
 pub use reading::Reading;
+pub use retry::{MethodSet, RetrySpec, StatusSet};
 pub use sequence::sequence_of;
 pub use snapshot::{Membership, RejectReason, Rejected, ServiceSnapshot};

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use super::headers::clean_trailers;
+use super::replay::Copy;
 use crate::transport::UpstreamBody;
 
 /// Any error, as bodies hand them up.
@@ -25,6 +26,7 @@ enum Kind {
     Empty,
     Full(Bytes),
     Upload(Upload),
+    Copy(Copy),
     Upstream(UpstreamBody),
     Boxed(Pin<Box<dyn HttpBody<Data = Bytes, Error = BoxError>>>),
 }
@@ -133,6 +135,10 @@ impl Body {
         Self(Kind::Upload(Upload { incoming, counter: Rc::clone(counter), limit, length }))
     }
 
+    pub(super) fn copy(copy: Copy) -> Self {
+        Self(Kind::Copy(copy))
+    }
+
     pub(super) fn upstream(body: UpstreamBody) -> Self {
         Self(Kind::Upstream(body))
     }
@@ -150,6 +156,7 @@ impl fmt::Debug for Body {
             Kind::Empty => "Body(empty)",
             Kind::Full(_) => "Body(full)",
             Kind::Upload(_) => "Body(upload)",
+            Kind::Copy(_) => "Body(copy)",
             Kind::Upstream(_) => "Body(upstream)",
             Kind::Boxed(_) => "Body(boxed)",
         })
@@ -172,6 +179,7 @@ impl HttpBody for Body {
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
             Kind::Upload(upload) => upload.poll_frame(cx),
+            Kind::Copy(copy) => copy.poll_frame(cx),
             Kind::Upstream(body) => {
                 let frame = ready!(Pin::new(body).poll_frame(cx));
                 Poll::Ready(frame.map(|frame| frame.map(without_forbidden).map_err(Into::into)))
@@ -185,6 +193,7 @@ impl HttpBody for Body {
             Kind::Empty => true,
             Kind::Full(_) => false,
             Kind::Upload(upload) => upload.incoming.is_end_stream(),
+            Kind::Copy(copy) => copy.is_end_stream(),
             Kind::Upstream(body) => body.is_end_stream(),
             Kind::Boxed(body) => body.is_end_stream(),
         }
@@ -199,6 +208,7 @@ impl HttpBody for Body {
                 Some(length) => SizeHint::with_exact(length.saturating_sub(upload.counter.get())),
                 None => SizeHint::default(),
             },
+            Kind::Copy(copy) => copy.size_hint(),
             Kind::Upstream(body) => body.size_hint(),
             Kind::Boxed(body) => body.size_hint(),
         }

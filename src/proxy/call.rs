@@ -40,6 +40,8 @@ pub(super) struct Call {
     pub(super) retries: u32,
     /// The attempt that is running, or whose answer is streaming.
     pub(super) lease: Option<Lease>,
+    /// One that runs beside it.
+    pub(super) hedge: Option<Lease>,
     pub(super) attempt_since: Instant,
     /// From the attempt's start to its answer's head.
     pub(super) upstream: Option<Duration>,
@@ -78,6 +80,7 @@ impl Call {
             instance: None,
             retries: 0,
             lease: None,
+            hedge: None,
             attempt_since: now,
             upstream: None,
             status: None,
@@ -101,6 +104,13 @@ impl Call {
         if let Some(lease) = self.lease.take() {
             lease.settle(outcome, None);
         }
+    }
+
+    /// The request's time is over.
+    pub(super) fn times_out(&mut self) {
+        self.settle(Outcome::Timeout);
+        self.lease = self.hedge.take();
+        self.settle(Outcome::Timeout);
     }
 
     /// The answer's head goes out.

@@ -5,10 +5,11 @@
 //! and spawns [`serve`] for each connection that it accepts.
 //!
 //! The way of a request: `listener` → `socket` → `io` (with `watch` or `frames`) → hyper or `http2` → `stack` →
-//! `request` → `filter` → `forward` (with `headers`, `upgrade`, `grpc`) → the transport; and back through `answer`.
+//! `request` → `filter` → `forward` → `attempts` (with `headers`, `upgrade`, `grpc`) → the transport; and back through `answer`.
 
 mod access_log;
 mod answer;
+mod attempts;
 mod body;
 mod call;
 mod clock;
@@ -20,13 +21,16 @@ mod forward;
 mod frames;
 mod grpc;
 mod headers;
+mod hedge;
 mod hold;
 mod http2;
 mod io;
 mod listener;
 mod probe;
+mod replay;
 mod request;
 mod respond;
+mod retry;
 mod socket;
 mod stack;
 mod tcp;

@@ -9,6 +9,7 @@ use crate::balance::{Balancer, Cursors, Fingerprint, Member, Slot};
 use crate::model::{Address, FormatName, Instance, ServiceSnapshot};
 use crate::transport::Target;
 
+use super::budget::Budgets;
 use super::config::ServiceSpec;
 use super::endpoint::{Census, Endpoint, Vitals};
 use super::health::Status;
@@ -47,13 +48,15 @@ pub(super) struct Lasting {
     pub(super) cursors: Arc<Cursors>,
     pub(super) workers: usize,
     pub(super) census: Arc<Census>,
+    pub(super) budgets: Budgets,
 }
 
 impl Lasting {
     pub(super) fn new(workers: usize) -> Self {
         let census = Census { ejected: AtomicU32::new(0), in_flight: AtomicU32::new(0) };
         let workers = workers.max(1);
-        Self { cursors: Arc::new(Cursors::new(2 * workers)), workers, census: Arc::new(census) }
+        let cursors = Arc::new(Cursors::new(2 * workers));
+        Self { cursors, workers, census: Arc::new(census), budgets: Budgets::new(workers) }
     }
 }
 

@@ -11,6 +11,7 @@
 
 pub mod affinity;
 mod asked;
+mod budget;
 mod config;
 mod endpoint;
 mod explain;

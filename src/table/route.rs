@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method};
 
 use crate::config::plan::{HostMatch, PathMatch, Rewrite, RoutePlan, Segment, ShardPlan, WeightedService};
-use crate::model::InstanceChoice;
+use crate::model::{InstanceChoice, RetrySpec};
 
 use super::gate::Gate;
 use super::request::{RouteInput, decode_segment};
@@ -43,6 +43,10 @@ pub struct Route {
     pub instances: InstanceChoice,
     /// How long a request waits for a primary.
     pub primary_wait: Duration,
+    /// When a request that was sent goes out again.
+    pub retry: RetrySpec,
+    /// After how long a second instance is asked as well.
+    pub hedge: Option<Duration>,
     /// Sum of the services' weights.
     pub(super) total_weight: u64,
 }
@@ -106,6 +110,8 @@ impl From<RoutePlan> for Route {
             shard,
             instances,
             primary_wait,
+            retry,
+            hedge,
         } = plan;
         // `/` has no segments, however it was split.
         if matches!(&path.segments[..], [Segment::Literal(only)] if only.is_empty()) {
@@ -126,6 +132,8 @@ impl From<RoutePlan> for Route {
             shard,
             instances,
             primary_wait,
+            retry,
+            hedge,
             total_weight,
         }
     }

@@ -209,6 +209,21 @@ impl Upstream {
         self.endpoints().iter().map(|endpoint| u64::from(endpoint.in_flight())).sum()
     }
 
+    /// A request came, that counts for the worker's retry budget.
+    pub fn request(&self, worker: usize, now: Instant) {
+        self.lasting.budgets.request(worker, now);
+    }
+
+    /// Whether the worker's budget has room for one more attempt; takes it if so.
+    pub fn draw(&self, worker: usize, now: Instant) -> bool {
+        self.lasting.budgets.draw(worker, now, self.spec.defaults.retry_budget)
+    }
+
+    /// Takes an attempt from the worker's budget that is made whether there is room for it or not.
+    pub fn charge(&self, worker: usize, now: Instant) {
+        self.lasting.budgets.charge(worker, now);
+    }
+
     /// Chooses an endpoint that was not tried yet, and counts the request in flight on it.
     ///
     /// Where no other is left, one that is ejected is better than none. So is one whose node went between the

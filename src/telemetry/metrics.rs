@@ -26,6 +26,7 @@ pub struct Metrics {
     durations: HistogramVec,
     connects: HistogramVec,
     retries: IntCounterVec,
+    exhausted: IntCounterVec,
     changes: IntCounterVec,
     publish: Histogram,
     reloads: IntCounterVec,
@@ -69,8 +70,13 @@ impl Metrics {
             ),
             retries: make.counters(
                 "zoogate_retries_total",
-                "Attempts that went to another instance, by why.",
+                "Attempts after the first, by why.",
                 &["service", "reason"],
+            ),
+            exhausted: make.counters(
+                "zoogate_retry_budget_exhausted_total",
+                "Attempts not made because the service's retry budget was used up.",
+                &["service"],
             ),
             changes: make.counters(
                 "zoogate_membership_changes_total",
@@ -156,9 +162,14 @@ impl Metrics {
         SecondsSeries(self.connects.with_label_values(&[service]))
     }
 
-    /// Counts an attempt that goes to another instance.
+    /// Counts an attempt after a request's first.
     pub fn retry(&self, service: &str, reason: &'static str) {
         self.retries.with_label_values(&[service, reason]).inc();
+    }
+
+    /// Counts an attempt for which the service's budget had no room.
+    pub fn retry_budget_exhausted(&self, service: &str) {
+        self.exhausted.with_label_values(&[service]).inc();
     }
 
     /// Counts a request without the hash key of its service.

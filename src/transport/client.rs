@@ -93,11 +93,20 @@ impl<B> Transport<B> {
     /// Nothing of a request is touched: a failure is always safe to take to another instance.
     /// Dropping the connection unsent closes it (HTTP/1.1) or frees its stream (HTTP/2).
     pub async fn connect(&self, target: &Arc<Target>) -> Result<Connection<B>, ConnectError> {
+        self.connection(target, false).await
+    }
+
+    /// The same, but over HTTP/1.1 never one that was open before: for a request that found a dead one.
+    pub async fn connect_anew(&self, target: &Arc<Target>) -> Result<Connection<B>, ConnectError> {
+        self.connection(target, true).await
+    }
+
+    async fn connection(&self, target: &Arc<Target>, anew: bool) -> Result<Connection<B>, ConnectError> {
         let pool = self.pool(target);
         let (kind, dialled) = if target.protocol == Protocol::H2 {
             let (seat, dialled) = self.seat(target, &pool).await?;
             (Kind::H2(seat), dialled)
-        } else if let Some(conn) = pool.checkout() {
+        } else if let Some(conn) = if anew { None } else { pool.checkout() } {
             (Kind::H1(conn, pool), None)
         } else {
             let started = Instant::now();
@@ -219,19 +228,25 @@ impl<B> Connection<B> {
 }
 
 impl<B: RequestBody> Connection<B> {
-    /// Sends a request, or what an earlier attempt handed back, and waits for the answer's head.
+    /// Sends a request that is whole and waits for the answer's head.
     ///
     /// After `Ok` the exchange, with what is left of the request's body, moves on by polling the
     /// answer's body. Interim answers are read and dropped. Dropping the future gives up.
-    pub async fn send(
-        self,
-        request: impl Into<Box<Outgoing<B>>>,
-    ) -> Result<Response<UpstreamBody>, SendError<B>> {
+    pub async fn send(self, request: &mut Outgoing<B>) -> Result<Response<UpstreamBody>, SendError> {
         match self.kind {
-            Kind::H1(conn, pool) => h1::send(conn, pool, request.into()).await,
+            Kind::H1(conn, pool) => h1::send(conn, pool, request).await,
             // Boxed: it would make the future of every HTTP/1.1 request larger.
-            Kind::H2(seat) => Box::pin(h2::send(seat, request.into())).await,
+            Kind::H2(seat) => Box::pin(h2::send(seat, request)).await,
         }
+    }
+
+    /// Sends a request that nobody wants back.
+    #[cfg(test)]
+    pub(crate) async fn send_once(
+        self,
+        request: http::Request<B>,
+    ) -> Result<Response<UpstreamBody>, SendError> {
+        self.send(&mut request.into()).await
     }
 }
 

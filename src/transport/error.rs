@@ -6,8 +6,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Outgoing;
-
 /// Any error, as bodies hand them up.
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -63,12 +61,14 @@ pub enum ConnectError {
 
 /// No answer's head came.
 #[derive(Debug, thiserror::Error)]
-pub enum SendError<B> {
-    /// The instance has not processed any of it: it may go again, elsewhere, whatever the method.
-    ///
-    /// Not one byte was written, or the HTTP/2 peer said that it had not looked at the stream.
+pub enum SendError {
+    /// The instance has not processed any of it: it may go again, elsewhere, whatever the method. The request
+    /// is whole.
     #[error("the connection ended before the request was taken")]
-    Unsent(Box<Outgoing<B>>),
+    Unsent {
+        /// The HTTP/2 peer said that it had not looked at the stream. Otherwise not one byte was written.
+        refused: bool,
+    },
     /// The connection or the stream broke; whether the instance acted on the request is unknown.
     #[error("the instance broke the exchange off: {0}")]
     Reset(#[source] Reset),

@@ -9,19 +9,23 @@ use http_body::{Body, Frame};
 
 use super::BoxError;
 
-/// What the body of a request must be. Implemented by every body that fits.
-pub trait RequestBody: Body<Data = Bytes, Error: Into<BoxError>> + Unpin + 'static {}
+/// What the body of a request must be: its default is the body that has no bytes. Implemented by every body
+/// that fits.
+pub trait RequestBody: Body<Data = Bytes, Error: Into<BoxError>> + Default + Unpin + 'static {}
 
-impl<T: Body<Data = Bytes, Error: Into<BoxError>> + Unpin + 'static> RequestBody for T {}
+impl<T: Body<Data = Bytes, Error: Into<BoxError>> + Default + Unpin + 'static> RequestBody for T {}
 
-/// A request that may be handed to a connection, and from one that never took it to the next.
+/// A request that is lent to one connection after the other, until one has an answer to it.
 ///
-/// A body can't be polled backwards: frames that an attempt polled in vain travel in here, so that
-/// only this, and not the bare request, can be sent again.
+/// The head stays here. So does a body without bytes; any other goes out with the attempt, and is back where
+/// the attempt was in vain ([`SendError::Unsent`](super::SendError::Unsent)). A body can't be polled backwards:
+/// frames that were polled for nothing are kept beside it.
 pub struct Outgoing<B> {
     pub(crate) request: Request<B>,
     /// Frames already polled from the body; they go first.
     pub(crate) taken: VecDeque<Frame<Bytes>>,
+    /// The body went out and is not back.
+    pub(crate) spent: bool,
 }
 
 impl<B> Outgoing<B> {
@@ -44,6 +48,24 @@ impl<B> Outgoing<B> {
     pub fn headers_mut(&mut self) -> &mut http::HeaderMap {
         self.request.headers_mut()
     }
+
+    /// Whether all of it is here: it may be sent.
+    pub fn is_whole(&self) -> bool {
+        !self.spent
+    }
+
+    /// Gives it a body, as if none had gone out.
+    pub fn set_body(&mut self, body: B) {
+        *self.request.body_mut() = body;
+        self.taken.clear();
+        self.spent = false;
+    }
+
+    /// What an attempt did not use comes back.
+    pub(crate) fn give_back(&mut self, body: B, taken: VecDeque<Frame<Bytes>>) {
+        *self.request.body_mut() = body;
+        (self.taken, self.spent) = (taken, false);
+    }
 }
 
 impl<B: Body> Outgoing<B> {
@@ -54,14 +76,25 @@ impl<B: Body> Outgoing<B> {
     }
 
     /// Whether there is nothing at all to send after the head.
-    pub(crate) fn is_bodiless(&self) -> bool {
+    pub fn is_bodiless(&self) -> bool {
         self.taken.is_empty() && self.request.body().is_end_stream()
+    }
+}
+
+impl<B: RequestBody> Outgoing<B> {
+    /// The body, for an attempt. Where it has no bytes it also stays.
+    pub(crate) fn take_body(&mut self) -> (B, VecDeque<Frame<Bytes>>) {
+        if self.is_bodiless() {
+            return (B::default(), VecDeque::new());
+        }
+        self.spent = true;
+        (std::mem::take(self.request.body_mut()), std::mem::take(&mut self.taken))
     }
 }
 
 impl<B> From<Request<B>> for Outgoing<B> {
     fn from(request: Request<B>) -> Self {
-        Self { request, taken: VecDeque::new() }
+        Self { request, taken: VecDeque::new(), spent: false }
     }
 }
 
@@ -78,6 +111,7 @@ impl<B> fmt::Debug for Outgoing<B> {
             .field("method", self.request.method())
             .field("uri", self.request.uri())
             .field("taken", &self.taken.len())
+            .field("spent", &self.spent)
             .finish_non_exhaustive()
     }
 }

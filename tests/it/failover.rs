@@ -62,13 +62,14 @@ fn when_nobody_answers_the_client_is_told_so() {
 }
 
 #[test]
-fn a_break_before_the_answer_is_502_and_is_not_repeated() {
+fn a_post_whose_instance_breaks_off_before_the_answer_is_502_and_is_not_repeated() {
     let gateway = Gateway::start("break", ORDERS);
     let (a, b) = (Instance::start("a"), Instance::start("b"));
     gateway.register("orders/a", a.address);
     gateway.register("orders/b", b.address);
     gateway.instances("orders", &["a", "b"]);
-    let answer = gateway.get("/break");
+    let answer =
+        Client::connect(gateway.listener("public")).unwrap().request("POST", "/break", &[], b"x").unwrap();
     assert_eq!((answer.status, answer.header("x-zoogate-error")), (502, Some("upstream_reset")));
     assert_eq!(a.count() + b.count(), 1, "it was sent, so it is not sent again");
     let series = |id| {

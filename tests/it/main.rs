@@ -40,6 +40,7 @@ mod recipes;
 mod registrars;
 mod registration;
 mod reload_listeners;
+mod retries;
 mod roles;
 mod roles_zookeeper;
 mod simulation;

@@ -176,9 +176,15 @@ path = "/services/orders"
 [services.by-user]
 path = "/services/orders"
 balance = {{ policy = "ring", key = "header:x-user" }}
+[services.spent]
+path = "/services/orders"
+retry_budget = 0
 [[listeners]]
 name = "public"
 listen = "127.0.0.1:0"
+[[routes]]
+path = "/status/*"
+service = "spent"
 [[routes]]
 path = "/by-user"
 service = "by-user"
@@ -190,12 +196,17 @@ service = "orders"
     let gateway = Gateway::start("metrics", &config);
     gateway.instances("orders", &["down", "up"]);
     gateway.instances("by-user", &["down", "up"]);
+    gateway.instances("spent", &["down", "up"]);
     let address = gateway.listener("public");
     wait_for("a connect that fails", || {
         assert_eq!(get(address, "/").status, 200);
         gateway.metric(r#"zoogate_retries_total{reason="connect_failed",service="orders"}"#)
     });
     assert_eq!(get_with(address, "/by-user", &[]).status, 200);
+    wait_for("an attempt that the budget forbids", || {
+        assert_eq!(get(address, "/status/503").status, 503);
+        gateway.metric(r#"zoogate_retry_budget_exhausted_total{service="spent"}"#)
+    });
     gateway.reload(&config);
     wait_for("the reload", || gateway.metric(r#"zoogate_config_reloads_total{result="ok"}"#));
     let mut open = Vec::new();

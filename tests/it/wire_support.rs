@@ -15,7 +15,7 @@ use zoogate::config::plan::{
 };
 use zoogate::model::{
     Address, BalanceSpec, FormatChoice, Host, Incarnation, Instance as Registration, InstanceId, Protocol,
-    RegistryName, ServiceName, ServiceSnapshot,
+    RegistryName, RetrySpec, ServiceName, ServiceSnapshot,
 };
 use zoogate::proxy::{Filters, ListenerState, ProxyContext, Shared, serve};
 use zoogate::table::{Settings, TableConfig, TableWriter};
@@ -32,6 +32,9 @@ pub struct Setup {
     pub protocol: Protocol,
     pub kind: ListenerKind,
     pub timeout: Option<Duration>,
+    pub retry: RetrySpec,
+    pub hedge: Option<Duration>,
+    pub retry_budget: f64,
     pub trusted: Vec<&'static str>,
     pub filters: Filters,
     pub log: bool,
@@ -53,6 +56,9 @@ impl Default for Setup {
             protocol,
             kind,
             timeout: None,
+            retry: RetrySpec::default(),
+            hedge: None,
+            retry_budget: ServiceDefaults::DEFAULT_RETRY_BUDGET,
             trusted: Vec::new(),
             filters: Filters::default(),
             log: false,
@@ -94,6 +100,8 @@ impl Worker {
             services: vec![WeightedService { service: ServiceRef::Named(orders()), weight: 1 }],
             timeout: setup.timeout,
             rewrite: None,
+            retry: setup.retry,
+            hedge: setup.hedge,
             ..RoutePlan::default()
         };
         let service = ServicePlan {
@@ -107,6 +115,7 @@ impl Worker {
                 balance: BalanceSpec::default(),
                 connect_timeout: Duration::from_secs(1),
                 dns_ttl: Duration::from_secs(30),
+                retry_budget: setup.retry_budget,
                 ..ServiceDefaults::default()
             },
         };

@@ -16,7 +16,7 @@ use super::schema::{Fallback, SECTIONS};
 use super::{ConfigErrors, Plan, load, parse};
 use crate::model::{
     BalancePolicy, BalanceSpec, FormatChoice, FormatName, HashKey, InstanceChoice, PrimaryRule, Protocol,
-    Reading, ServiceName, TlsChoice,
+    Reading, RetrySpec, ServiceName, TlsChoice,
 };
 
 const EXAMPLE: &str = include_str!("../../../config/zoogate.toml");
@@ -211,6 +211,7 @@ connect_timeout = "250ms"
 dns_ttl = "0s"
 zone = { spill_below = 0.25 }
 slow_start = "30s"
+retry_budget = 0.5
 [[listeners]]
 name = "db"
 listen = "[::1]:0"
@@ -261,6 +262,7 @@ rewrite = "/x"
             primary: PrimaryRule::Registered,
             zone: Some(ZonePreference { prefer: "eu-1".into(), spill_below: 0.25 }),
             slow_start: Some(Duration::from_secs(30)),
+            retry_budget: 0.5,
         }
     );
     let CatalogPlan { name, path, .. } = &plan.catalogs[0];
@@ -348,6 +350,36 @@ instances = "replicas"
 }
 
 #[test]
+fn a_route_says_what_goes_out_again() {
+    let plan = plan_of(
+        r#"
+[[routes]]
+service = "orders"
+[[routes]]
+path = "/off/*"
+service = "orders"
+retry = "off"
+[[routes]]
+path = "/own/*"
+service = "orders"
+retry = { attempts = 1, statuses = [429], methods = ["POST"], per_try_timeout = "2s", buffer = "1MiB" }
+hedge = "200ms"
+"#,
+    );
+    let [default, off, own] = &plan.routes[..] else { panic!("{plan:?}") };
+    assert_eq!((default.retry, default.hedge), (RetrySpec::default(), None));
+    let RetrySpec { attempts, statuses, methods, per_try_timeout, buffer } = default.retry;
+    assert_eq!((attempts, per_try_timeout, buffer), (2, None, 64 << 10));
+    assert_eq!(statuses.codes().collect::<Vec<_>>(), [502, 503, 504]);
+    assert_eq!(methods.names().collect::<Vec<_>>(), ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"]);
+    assert_eq!(off.retry, RetrySpec::OFF);
+    let RetrySpec { attempts, statuses, methods, per_try_timeout, buffer } = own.retry;
+    assert_eq!((attempts, per_try_timeout, buffer), (1, Some(Duration::from_secs(2)), 1 << 20));
+    assert_eq!((statuses.codes().collect(), methods.names().collect()), (vec![429], vec!["POST"]));
+    assert_eq!(own.hedge, Some(Duration::from_millis(200)));
+}
+
+#[test]
 fn the_environment_fills_strings_but_no_toml() {
     let text = BASE.replace("zk1", "${HOST}:2182,${NONE:-zk2}/$${x}");
     let plan = parse_text(&text.replace("/$${x}", "")).unwrap();
@@ -407,7 +439,7 @@ fn the_example_shows_the_defaults() {
     let orders = plan.services.iter().find(|service| service.name.as_str() == "orders").unwrap();
     assert_eq!(orders.defaults, ServiceDefaults::default());
     let read = plan.routes.iter().find(|route| &*route.name == "orders-read").unwrap();
-    assert_eq!(read.timeout, Some(RoutePlan::DEFAULT_TIMEOUT));
+    assert_eq!((read.timeout, read.retry), (Some(RoutePlan::DEFAULT_TIMEOUT), RetrySpec::default()));
     let tree = DeValue::Table(DeTable::parse(EXAMPLE).unwrap().into_inner());
     for section in SECTIONS.iter().filter(|section| matches!(section.path, [_])) {
         let mut shown = BTreeSet::new();

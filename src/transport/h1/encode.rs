@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, Uri};
 
 use super::decode::is_forbidden_trailer;
 
@@ -19,21 +19,27 @@ pub(super) enum Outbound {
 }
 
 /// Writes the head. Framing fields are ours; every other header goes out as it is.
-pub(super) fn request_head(parts: &Parts, framing: Outbound, out: &mut BytesMut) {
-    let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
-    put(out, &[parts.method.as_str().as_bytes(), b" ", target.as_bytes(), b" HTTP/1.1\r\n"]);
-    if !parts.headers.contains_key(HOST)
-        && let Some(authority) = parts.uri.authority()
+pub(super) fn request_head(
+    method: &Method,
+    uri: &Uri,
+    headers: &HeaderMap,
+    framing: Outbound,
+    out: &mut BytesMut,
+) {
+    let target = uri.path_and_query().map_or("/", |target| target.as_str());
+    put(out, &[method.as_str().as_bytes(), b" ", target.as_bytes(), b" HTTP/1.1\r\n"]);
+    if !headers.contains_key(HOST)
+        && let Some(authority) = uri.authority()
     {
         put(out, &[b"host: ", authority.as_str().as_bytes(), b"\r\n"]);
     }
-    for (name, value) in &parts.headers {
+    for (name, value) in headers {
         if name != CONTENT_LENGTH && name != TRANSFER_ENCODING {
             put(out, &[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
         }
     }
     match framing {
-        Outbound::None if expects_body(&parts.method) => put(out, &[b"content-length: 0\r\n"]),
+        Outbound::None if expects_body(method) => put(out, &[b"content-length: 0\r\n"]),
         Outbound::None => {}
         Outbound::Length(len) => {
             put(out, &[b"content-length: "]);
@@ -47,7 +53,7 @@ pub(super) fn request_head(parts: &Parts, framing: Outbound, out: &mut BytesMut)
 
 /// Writes the head of a request that has no body.
 pub(crate) fn write_head(parts: &Parts, out: &mut BytesMut) {
-    request_head(parts, Outbound::None, out);
+    request_head(&parts.method, &parts.uri, &parts.headers, Outbound::None, out);
 }
 
 /// Writes the line before `len` bytes of data.
@@ -101,7 +107,7 @@ mod tests {
     fn head(request: http::request::Builder, framing: Outbound) -> String {
         let (parts, ()) = request.body(()).unwrap().into_parts();
         let mut out = BytesMut::new();
-        request_head(&parts, framing, &mut out);
+        request_head(&parts.method, &parts.uri, &parts.headers, framing, &mut out);
         String::from_utf8(out.to_vec()).unwrap()
     }
 

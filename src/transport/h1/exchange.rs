@@ -1,14 +1,12 @@
 //! One request and its answer's head, polled by whoever asked.
 
-use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
-use http::request::Parts;
-use http::{Method, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 
 use super::body::H1Body;
 use super::decode::{Decoder, Step};
@@ -27,8 +25,8 @@ pub(crate) const MAX_INTERIM: usize = 16;
 pub(crate) async fn send<B: RequestBody>(
     conn: Conn,
     pool: Rc<TargetPool>,
-    outgoing: Box<Outgoing<B>>,
-) -> Result<Response<UpstreamBody>, SendError<B>> {
+    outgoing: &mut Outgoing<B>,
+) -> Result<Response<UpstreamBody>, SendError> {
     if outgoing.request.method() == Method::CONNECT {
         return Err(SendError::Protocol(ProtocolError::Request("CONNECT makes a tunnel, not a request")));
     }
@@ -36,24 +34,29 @@ pub(crate) async fn send<B: RequestBody>(
     // a system call, which a connection that was at work in this very tick is spared: the runtime has looked
     // when it last polled, and its instance has been seen to keep connections for longer than that.
     if !conn.warm && !outgoing.request.method().is_idempotent() && !conn.is_quiet_now() {
-        return Err(SendError::Unsent(outgoing));
+        return Err(SendError::Unsent { refused: false });
     }
-    let framing = outbound(&outgoing);
-    let Outgoing { request, taken } = *outgoing;
-    let (parts, body) = request.into_parts();
+    let framing = outbound(outgoing);
     let mut io = Io::new(conn, pool);
-    encode::request_head(&parts, framing, io.out());
+    let request = &outgoing.request;
+    encode::request_head(request.method(), request.uri(), request.headers(), framing, io.out());
+    let asked = asked(request);
+    let (body, taken) = outgoing.take_body();
     let mut exchange = Exchange {
         io,
         upload: Upload::new(body, framing, taken),
         uploading: Uploading::Yes,
-        asked: asked(&parts),
+        asked,
         parser: HeadParser::default(),
         interim: 0,
     };
     match poll_fn(|cx| exchange.poll_head(cx)).await {
         Ok(answer) => exchange.into_response(answer).map_err(SendError::Protocol),
-        Err(Failure::Unsent) => Err(SendError::Unsent(Box::new(exchange.into_outgoing(parts)))),
+        Err(Failure::Unsent) => {
+            let (body, taken) = exchange.upload.into_unsent();
+            outgoing.give_back(body, taken);
+            Err(SendError::Unsent { refused: false })
+        }
         Err(Failure::Reset(reset)) => Err(SendError::Reset(reset)),
         Err(Failure::Protocol(error)) => Err(SendError::Protocol(error)),
         Err(Failure::Body(error)) => Err(SendError::RequestBody(error)),
@@ -77,13 +80,13 @@ fn outbound<B: RequestBody>(outgoing: &Outgoing<B>) -> Outbound {
     }
 }
 
-fn asked(parts: &Parts) -> Asked {
-    let mut asked = Asked { head: parts.method == Method::HEAD, ..Asked::default() };
-    for value in parts.headers.get_all(CONNECTION) {
+fn asked<B>(request: &Request<B>) -> Asked {
+    let mut asked = Asked { head: request.method() == Method::HEAD, ..Asked::default() };
+    for value in request.headers().get_all(CONNECTION) {
         for token in head::tokens(value) {
             asked.close |= token.eq_ignore_ascii_case(b"close");
             if token.eq_ignore_ascii_case(b"upgrade") {
-                asked.upgrade = parts.headers.get(UPGRADE).cloned();
+                asked.upgrade = request.headers().get(UPGRADE).cloned();
             }
         }
     }
@@ -161,11 +164,6 @@ impl<B: RequestBody> Exchange<B> {
                 Err(error) => return Poll::Ready(Err(Failure::Reset(Reset::io(error, reused)))),
             }
         }
-    }
-
-    fn into_outgoing(self, parts: Parts) -> Outgoing<B> {
-        let (body, taken): (B, VecDeque<_>) = self.upload.into_unsent();
-        Outgoing { request: http::Request::from_parts(parts, body), taken }
     }
 
     fn into_response(mut self, answer: Answer) -> Result<Response<UpstreamBody>, ProtocolError> {

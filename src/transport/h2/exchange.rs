@@ -20,28 +20,27 @@ use crate::transport::{BoxError, Outgoing, ProtocolError, RequestBody, Reset, Se
 /// Sends `outgoing` on a stream of its own and waits for the head of the answer.
 pub(crate) async fn send<B: RequestBody>(
     seat: Seat,
-    outgoing: Box<Outgoing<B>>,
-) -> Result<Response<UpstreamBody>, SendError<B>> {
-    let head = head(&outgoing).map_err(|why| SendError::Protocol(ProtocolError::Request(why)))?;
+    outgoing: &mut Outgoing<B>,
+) -> Result<Response<UpstreamBody>, SendError> {
+    let head = head(outgoing).map_err(|why| SendError::Protocol(ProtocolError::Request(why)))?;
     let bodiless = outgoing.is_bodiless();
     let asked_head = *head.method() == Method::HEAD;
     let opened = match seat.sender() {
         Some(mut sender) => sender.send_request(head, bodiless),
         // It went away while this request was on its way here.
-        None => return Err(SendError::Unsent(outgoing)),
+        None => return Err(SendError::Unsent { refused: false }),
     };
     let (answer, stream) = match opened {
         Ok(pair) => pair,
         Err(error) if error.is_io() || error.is_go_away() => {
-            return Err(SendError::Unsent(outgoing));
+            return Err(SendError::Unsent { refused: false });
         }
         Err(_) => {
             let why = "it is no valid http/2 request";
             return Err(SendError::Protocol(ProtocolError::Request(why)));
         }
     };
-    let Outgoing { request, taken } = *outgoing;
-    let (parts, body) = request.into_parts();
+    let (body, taken) = outgoing.take_body();
     let upload = Upload::new(body, stream, taken, bodiless);
     let mut exchange = Exchange { answer, upload, uploading: !bodiless, interim: 0 };
     let polled = poll_fn(|cx| exchange.poll_head(cx)).await;
@@ -51,8 +50,8 @@ pub(crate) async fn send<B: RequestBody>(
         Err(Failure::Interim) => Err(SendError::Protocol(ProtocolError::TooManyInterim(MAX_INTERIM))),
         Err(Failure::H2(error)) if is_unprocessed(&error) => match exchange.upload.into_unsent() {
             Some((body, taken)) => {
-                let request = Request::from_parts(parts, body);
-                Err(SendError::Unsent(Box::new(Outgoing { request, taken })))
+                outgoing.give_back(body, taken);
+                Err(SendError::Unsent { refused: true })
             }
             None => Err(SendError::Reset(Reset { unprocessed: true, ..Reset::h2(error, seat.reused) })),
         },

@@ -35,7 +35,7 @@ fn a_connection_serves_one_request_after_the_other() {
         for round in 0..20 {
             let connection = transport.connect(&target).await.unwrap();
             assert_eq!(connection.dialled().is_some(), round == 0);
-            let response = connection.send(get("/a?b")).await.unwrap();
+            let response = connection.send_once(get("/a?b")).await.unwrap();
             assert_eq!(transport.idle_len(target.id), 1, "back in the pool with the last byte");
             assert_eq!(response.body().size_hint().exact(), Some(2));
             assert_eq!(read(response).await.0, b"ok");
@@ -59,7 +59,7 @@ fn close_from_either_side_is_respected() {
         let mut asking = get("/");
         asking.headers_mut().insert("connection", "close".parse().unwrap());
         for request in [get("/bye"), asking] {
-            let response = transport.connect(&target).await.unwrap().send(request).await.unwrap();
+            let response = transport.connect(&target).await.unwrap().send_once(request).await.unwrap();
             assert_eq!(read(response).await.0, b"ok");
             assert_eq!(transport.idle_len(target.id), 0);
         }
@@ -78,7 +78,7 @@ fn a_connection_that_dies_after_the_request_went_out_is_a_reset() {
         .await;
         let (transport, target) = (transport(), http1(address));
         for reused in [false, true] {
-            let sent = transport.connect(&target).await.unwrap().send(get("/")).await;
+            let sent = transport.connect(&target).await.unwrap().send_once(get("/")).await;
             match sent {
                 Ok(response) if !reused => assert_eq!(read(response).await.0, b"ok"),
                 Err(SendError::Reset(reset)) if reused => assert!(reset.reused && !reset.unprocessed),
@@ -107,7 +107,7 @@ fn a_request_goes_out_in_one_piece_with_its_small_body() {
                 let connection = transport.connect(&target).await.unwrap();
                 let mut request = post(body);
                 request.headers_mut().insert("connection", "close".parse().unwrap());
-                connection.send(request).await.unwrap()
+                connection.send_once(request).await.unwrap()
             };
             let (response, ()) = tokio::join!(sending, async {
                 let mut peer = Peer::accept(&listener).await;
@@ -137,7 +137,7 @@ fn chunks_and_trailers_go_both_ways() {
         trailers.insert("x-up", "1".parse().unwrap());
         trailers.insert("transfer-encoding", "evil".parse().unwrap());
         let body = TestBody::frames(vec![data("abc"), data(""), data("de"), Frame::trailers(trailers)]);
-        let response = transport.connect(&target).await.unwrap().send(post(body)).await.unwrap();
+        let response = transport.connect(&target).await.unwrap().send_once(post(body)).await.unwrap();
         let (data, trailers) = read(response).await;
         assert_eq!((&data[..], trailers.unwrap()["x-down"].as_bytes()), (&b"abcde"[..], &b"2"[..]));
         assert_eq!(transport.idle_len(target.id), 1);
@@ -165,7 +165,7 @@ fn an_interim_answer_lets_the_body_flow_and_is_not_seen() {
         })
         .await;
         let (transport, target) = (transport(), http1(address));
-        let response = transport.connect(&target).await.unwrap().send(post(body)).await.unwrap();
+        let response = transport.connect(&target).await.unwrap().send_once(post(body)).await.unwrap();
         assert_eq!(response.status(), 200);
         assert_eq!(read(response).await.0, b"ok");
     });
@@ -191,7 +191,7 @@ fn an_early_answer_streams_while_the_request_still_does() {
         .await;
         let (transport, target) = (transport(), http1(address));
         let (feed, body) = TestBody::fed(None);
-        let response = transport.connect(&target).await.unwrap().send(post(body)).await.unwrap();
+        let response = transport.connect(&target).await.unwrap().send_once(post(body)).await.unwrap();
         let mut body = response.into_body();
         for text in ["one", "two"] {
             feed.send(Ok(data(text))).unwrap();
@@ -220,7 +220,7 @@ fn an_answer_that_ends_before_the_request_does_closes_the_connection() {
         .await;
         let (transport, target) = (transport(), http1(address));
         let (_feed, body) = TestBody::fed(Some(1_000_000));
-        let response = transport.connect(&target).await.unwrap().send(post(body)).await.unwrap();
+        let response = transport.connect(&target).await.unwrap().send_once(post(body)).await.unwrap();
         assert_eq!(response.status(), 413);
         assert_eq!(read(response).await.0, b"no");
         assert_eq!(transport.idle_len(target.id), 0);
@@ -239,7 +239,7 @@ fn an_answer_before_a_reset_of_the_upload_still_arrives() {
         .await;
         let (transport, target) = (transport(), http1(address));
         let body = TestBody::sized(vec![b'x'; 8 << 20]);
-        let response = transport.connect(&target).await.unwrap().send(post(body)).await;
+        let response = transport.connect(&target).await.unwrap().send_once(post(body)).await;
         // A reset may overtake the answer in the peer's kernel; what must not happen is a hang,
         // a success of another kind, or a pooled connection.
         match response {
@@ -273,19 +273,20 @@ fn a_failing_request_body_aborts_the_exchange() {
             let (feed, body) = TestBody::fed(Some(4));
             feed.send(Ok(data("12"))).unwrap();
             feed.send(wrong).unwrap();
-            let sent = transport.connect(&target).await.unwrap().send(post(body)).await;
+            let sent = transport.connect(&target).await.unwrap().send_once(post(body)).await;
             assert!(matches!(sent, Err(SendError::RequestBody(_))), "{sent:?}");
             hears.recv().await.unwrap();
         }
         let (feed, body) = TestBody::fed(Some(4));
         feed.send(Ok(data("12"))).unwrap();
         drop(feed);
-        let sent = transport.connect(&target).await.unwrap().send(post(body)).await;
+        let sent = transport.connect(&target).await.unwrap().send_once(post(body)).await;
         assert!(matches!(sent, Err(SendError::RequestBody(_))), "{sent:?}");
         hears.recv().await.unwrap();
         // After the answer's head.
         let (feed, body) = TestBody::fed(None);
-        let mut body = transport.connect(&target).await.unwrap().send(post(body)).await.unwrap().into_body();
+        let mut body =
+            transport.connect(&target).await.unwrap().send_once(post(body)).await.unwrap().into_body();
         assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "a");
         feed.send(Err("gone".into())).unwrap();
         let error = body.frame().await.unwrap().unwrap_err();
@@ -310,7 +311,8 @@ fn a_dropped_body_closes_the_connection() {
         })
         .await;
         let (transport, target) = (transport(), http1(address));
-        let mut body = transport.connect(&target).await.unwrap().send(get("/")).await.unwrap().into_body();
+        let mut body =
+            transport.connect(&target).await.unwrap().send_once(get("/")).await.unwrap().into_body();
         assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "half");
         assert_eq!((body.size_hint().exact(), body.is_end_stream()), (Some(6), false));
         drop(body);
@@ -346,7 +348,7 @@ fn large_bodies_flow_both_ways_under_back_pressure() {
                 feed.send(Ok(Frame::data(pattern.slice(at..(at + CHUNK).min(LEN))))).unwrap();
             }
             drop(feed);
-            let response = transport.connect(&target).await.unwrap().send(post(body)).await.unwrap();
+            let response = transport.connect(&target).await.unwrap().send_once(post(body)).await.unwrap();
             let (echoed, _) = read(response).await;
             assert!(echoed == pattern, "{} of {LEN} bytes came back", echoed.len());
             assert_eq!(transport.idle_len(target.id), 1);
@@ -371,7 +373,8 @@ fn a_reader_that_stops_stops_the_instance() {
         })
         .await;
         let (transport, target) = (transport(), http1(address));
-        let mut body = transport.connect(&target).await.unwrap().send(get("/")).await.unwrap().into_body();
+        let mut body =
+            transport.connect(&target).await.unwrap().send_once(get("/")).await.unwrap().into_body();
         assert!(body.frame().await.unwrap().is_ok());
         // Socket buffers fill, then nothing moves: the same count twice, some time apart.
         let mut before = usize::MAX;
@@ -402,7 +405,7 @@ fn a_tunnel_carries_bytes_both_ways_and_its_half_close() {
             .header("upgrade", "echo")
             .body(TestBody::empty())
             .unwrap();
-        let response = transport.connect(&target).await.unwrap().send(request).await.unwrap();
+        let response = transport.connect(&target).await.unwrap().send_once(request).await.unwrap();
         assert_eq!(response.status(), 101);
         assert!(response.body().is_end_stream());
         let mut tunnel = response.into_body().into_upgraded().unwrap();
@@ -428,7 +431,7 @@ fn a_head_answer_keeps_its_length_and_the_connection() {
         let (transport, target) = (transport(), http1(address));
         for _ in 0..3 {
             let head = Request::head("/").header("host", "test").body(TestBody::empty()).unwrap();
-            let response = transport.connect(&target).await.unwrap().send(head).await.unwrap();
+            let response = transport.connect(&target).await.unwrap().send_once(head).await.unwrap();
             assert_eq!(response.headers()["content-length"], "5000");
             assert!(response.body().is_end_stream());
         }
@@ -460,7 +463,7 @@ fn the_pool_is_bounded_and_forgets_targets_that_are_gone() {
                 open.push(transport.connect(target).await.unwrap());
             }
             for connection in open {
-                let response = connection.send(get("/")).await.unwrap();
+                let response = connection.send_once(get("/")).await.unwrap();
                 assert_eq!(read(response).await.0, b"ok");
             }
             assert_eq!(transport.idle_len(target.id), kept);
@@ -471,7 +474,7 @@ fn the_pool_is_bounded_and_forgets_targets_that_are_gone() {
         let running = transport.connect(&one).await.unwrap();
         one.gone.store(true, Ordering::Relaxed);
         transport.tick(Instant::now());
-        assert_eq!(read(running.send(get("/")).await.unwrap()).await.0, b"ok");
+        assert_eq!(read(running.send_once(get("/")).await.unwrap()).await.0, b"ok");
         assert_eq!((transport.idle_len(one.id), transport.idle_len(two.id)), (0, 1));
 
         let now = Instant::now();

@@ -19,7 +19,7 @@ use super::support::{
     Peer, TestBody, data, eventually, get, listener, post, read, run, serve, target_of, transport,
 };
 use crate::model::Protocol;
-use crate::transport::{ConnectError, SendError, Target, UpstreamBodyError};
+use crate::transport::{ConnectError, Outgoing, SendError, Target, UpstreamBodyError};
 
 fn h2(address: std::net::SocketAddr) -> Arc<Target> {
     Arc::new(target_of(address, Protocol::H2))
@@ -91,7 +91,7 @@ fn many_requests_share_one_connection_and_one_dial() {
                 let mut request = post(body);
                 request.headers_mut().insert("te", "trailers".parse().unwrap());
                 request.headers_mut().insert("connection", "keep-alive".parse().unwrap());
-                let response = transport.connect(&target).await.unwrap().send(request).await.unwrap();
+                let response = transport.connect(&target).await.unwrap().send_once(request).await.unwrap();
                 assert_eq!(response.headers()["x-uri"], "http://test/");
                 let saw: Vec<_> = response.headers().get_all("x-saw").iter().collect();
                 assert_eq!(saw, ["te=trailers"], "no field of a connection, no host beside the authority");
@@ -117,7 +117,7 @@ fn a_new_connection_is_dialled_before_streams_run_out() {
         let mut open = Vec::new();
         for _ in 0..6 {
             let (feed, body) = TestBody::fed(None);
-            let response = transport.connect(&target).await.unwrap().send(post(body)).await.unwrap();
+            let response = transport.connect(&target).await.unwrap().send_once(post(body)).await.unwrap();
             open.push((feed, response));
         }
         assert_eq!(accepted.get(), 3);
@@ -138,7 +138,7 @@ fn an_empty_answer_is_whole_at_once() {
         })
         .await;
         let (transport, target) = (transport(), h2(address));
-        let response = transport.connect(&target).await.unwrap().send(get("/")).await.unwrap();
+        let response = transport.connect(&target).await.unwrap().send_once(get("/")).await.unwrap();
         assert_eq!(response.status(), 204);
         assert!(response.body().is_end_stream());
     });
@@ -165,9 +165,10 @@ fn a_refused_stream_hands_the_whole_request_back() {
         .await;
         let (transport, target) = (transport(), h2(address));
         let body = TestBody::frames(vec![data("one"), data("two")]);
-        let error = transport.connect(&target).await.unwrap().send(post(body)).await.unwrap_err();
-        let SendError::Unsent(outgoing) = error else { panic!("{error}") };
-        let response = transport.connect(&target).await.unwrap().send(outgoing).await.unwrap();
+        let mut outgoing = Outgoing::from(post(body));
+        let error = transport.connect(&target).await.unwrap().send(&mut outgoing).await.unwrap_err();
+        assert!(matches!(error, SendError::Unsent { refused: true }) && outgoing.is_whole(), "{error}");
+        let response = transport.connect(&target).await.unwrap().send(&mut outgoing).await.unwrap();
         assert_eq!(read(response).await.0, b"onetwo");
         assert_eq!((accepted.get(), refusals.get()), (1, 2), "the connection itself is good");
     });
@@ -188,7 +189,7 @@ fn a_refused_stream_whose_body_is_gone_says_that_it_was_not_processed() {
         .await;
         let (transport, target) = (transport(), h2(address));
         let body = TestBody::sized(vec![b'x'; 1 << 20]);
-        let sent = transport.connect(&target).await.unwrap().send(post(body)).await;
+        let sent = transport.connect(&target).await.unwrap().send_once(post(body)).await;
         let Err(SendError::Reset(reset)) = sent else { panic!("{sent:?}") };
         assert_eq!((reset.unprocessed, reset.reason), (true, Some(7)));
     });
@@ -199,8 +200,9 @@ fn a_goaway_below_the_stream_hands_the_request_back() {
     run(async {
         let (listener, address) = listener().await;
         let (transport, target) = (transport(), h2(address));
-        let (sent, ()) =
-            tokio::join!(async { transport.connect(&target).await.unwrap().send(get("/")).await }, async {
+        let (sent, ()) = tokio::join!(
+            async { transport.connect(&target).await.unwrap().send_once(get("/")).await },
+            async {
                 let mut peer = Peer::accept(&listener).await;
                 peer.until_bytes(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
                 // SETTINGS; then, to the request's HEADERS, GOAWAY: no stream was processed.
@@ -208,8 +210,9 @@ fn a_goaway_below_the_stream_hands_the_request_back() {
                 peer.until_bytes(&[1, 5, 0, 0, 0, 1]).await;
                 peer.write([0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).await;
                 peer.closed().await;
-            });
-        assert!(matches!(sent, Err(SendError::Unsent(_))), "{sent:?}");
+            }
+        );
+        assert!(matches!(sent, Err(SendError::Unsent { .. })), "{sent:?}");
         assert!(transport.channels_len(target.id) <= 1);
     });
 }
@@ -250,14 +253,14 @@ fn a_connection_told_to_go_away_finishes_and_takes_no_more() {
         })
         .await;
         let (transport, target) = (transport(), h2(address));
-        let slow = transport.connect(&target).await.unwrap().send(get("/slow")).await.unwrap();
+        let slow = transport.connect(&target).await.unwrap().send_once(get("/slow")).await.unwrap();
         leave.notify_one();
         eventually(|| {
             transport.tick(Instant::now());
             transport.channels_len(target.id) == 0
         })
         .await;
-        let next = transport.connect(&target).await.unwrap().send(get("/")).await.unwrap();
+        let next = transport.connect(&target).await.unwrap().send_once(get("/")).await.unwrap();
         assert_eq!((next.status().as_u16(), accepted.get()), (200, 2));
         read(next).await;
         go.notify_one();
@@ -273,7 +276,7 @@ fn large_bodies_flow_both_ways_under_back_pressure() {
         let (transport, target) = (transport(), h2(address));
         let pattern: Bytes = (0..LEN).map(|i| (i % 251) as u8).collect::<Vec<_>>().into();
         let body = TestBody::sized(pattern.clone());
-        let response = transport.connect(&target).await.unwrap().send(post(body)).await.unwrap();
+        let response = transport.connect(&target).await.unwrap().send_once(post(body)).await.unwrap();
         assert_eq!(response.headers()["x-saw"], format!("content-length={LEN}"));
         let (echoed, _) = read(response).await;
         assert!(echoed == pattern, "{} of {LEN} bytes came back", echoed.len());
@@ -300,10 +303,10 @@ fn slow_readers_do_not_hold_up_their_neighbours() {
         let (transport, target) = (transport(), h2(address));
         let mut unread = Vec::new();
         for _ in 0..50 {
-            unread.push(transport.connect(&target).await.unwrap().send(get("/endless")).await.unwrap());
+            unread.push(transport.connect(&target).await.unwrap().send_once(get("/endless")).await.unwrap());
         }
         let response =
-            transport.connect(&target).await.unwrap().send(post(TestBody::sized("hi"))).await.unwrap();
+            transport.connect(&target).await.unwrap().send_once(post(TestBody::sized("hi"))).await.unwrap();
         assert_eq!((read(response).await.0, accepted.get()), (b"hi".to_vec(), 1));
     });
 }
@@ -323,12 +326,13 @@ fn a_dropped_answer_and_a_failed_body_reset_the_stream() {
         })
         .await;
         let (transport, target) = (transport(), h2(address));
-        let response = transport.connect(&target).await.unwrap().send(get("/")).await.unwrap();
+        let response = transport.connect(&target).await.unwrap().send_once(get("/")).await.unwrap();
         drop(response);
         assert_eq!(told.recv().await, Some(Reason::CANCEL));
 
         let (feed, body) = TestBody::fed(None);
-        let mut body = transport.connect(&target).await.unwrap().send(post(body)).await.unwrap().into_body();
+        let mut body =
+            transport.connect(&target).await.unwrap().send_once(post(body)).await.unwrap().into_body();
         assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "a");
         feed.send(Err("gone".into())).unwrap();
         let error = body.frame().await.unwrap().unwrap_err();
@@ -352,11 +356,11 @@ fn a_reset_answer_carries_its_code() {
         })
         .await;
         let (transport, target) = (transport(), h2(address));
-        let sent = transport.connect(&target).await.unwrap().send(get("/before")).await;
+        let sent = transport.connect(&target).await.unwrap().send_once(get("/before")).await;
         let Err(SendError::Reset(reset)) = sent else { panic!("{sent:?}") };
         assert_eq!((reset.reason, reset.unprocessed), (Some(2), false));
         let (feed, body) = TestBody::fed(None);
-        let response = transport.connect(&target).await.unwrap().send(post(body)).await.unwrap();
+        let response = transport.connect(&target).await.unwrap().send_once(post(body)).await.unwrap();
         feed.send(Ok(data("go on"))).unwrap();
         let Err(UpstreamBodyError::Reset(reset)) = response.into_body().collect().await else {
             panic!("the body is not whole")
@@ -397,7 +401,7 @@ fn a_burst_on_a_cold_target_keeps_to_the_peers_limit() {
             tasks.push(tokio::task::spawn_local(async move {
                 let (feed, body) = TestBody::fed(None);
                 let connection = transport.connect(&target).await.unwrap();
-                (feed, connection.send(post(body)).await.expect("none is refused"))
+                (feed, connection.send_once(post(body)).await.expect("none is refused"))
             }));
         }
         let mut open = Vec::new();
@@ -419,7 +423,7 @@ fn a_peer_that_answers_no_ping_is_given_up() {
             peer.closed().await;
         });
         let connection = transport.connect(&target).await.unwrap();
-        let sending = tokio::task::spawn_local(connection.send(get("/")));
+        let sending = tokio::task::spawn_local(connection.send_once(get("/")));
         tokio::task::yield_now().await;
         let start = Instant::now();
         for seconds in [0, 21, 42] {
@@ -439,7 +443,7 @@ fn an_idle_connection_times_out_and_a_busy_one_does_not() {
         let (address, _) = h2_serve(10, echo).await;
         let (transport, target) = (transport(), h2(address));
         let (feed, body) = TestBody::fed(None);
-        let response = transport.connect(&target).await.unwrap().send(post(body)).await.unwrap();
+        let response = transport.connect(&target).await.unwrap().send_once(post(body)).await.unwrap();
         let start = Instant::now();
         transport.tick(start + Duration::from_secs(61));
         assert_eq!(transport.channels_len(target.id), 1);

@@ -40,7 +40,7 @@ async fn provoke(answer: String, request: Request<TestBody>, close: bool) -> (Ou
     .await;
     let transport = transport();
     let target = Arc::new(target_of(address, Protocol::Http1));
-    let sent = transport.connect(&target).await.unwrap().send(request).await;
+    let sent = transport.connect(&target).await.unwrap().send_once(request).await;
     let outcome = match sent {
         Ok(response) => {
             let status = response.status().as_u16();
@@ -55,7 +55,7 @@ async fn provoke(answer: String, request: Request<TestBody>, close: bool) -> (Ou
         Err(error) => panic!("{error}"),
     };
     let pooled = transport.idle_len(target.id) > 0;
-    let next = transport.connect(&target).await.unwrap().send(get("/marker")).await.unwrap();
+    let next = transport.connect(&target).await.unwrap().send_once(get("/marker")).await.unwrap();
     assert_eq!(read(next).await.0, b"marker", "the next request gets its own answer");
     let own = accepted.get() == 2;
     assert!(own || pooled, "a connection that is not pooled is not used again");
@@ -169,14 +169,14 @@ fn bytes_that_come_while_a_connection_idles_close_it() {
         .await;
         let transport = transport();
         let target = Arc::new(target_of(address, Protocol::Http1));
-        let first = transport.connect(&target).await.unwrap().send(get("/")).await.unwrap();
+        let first = transport.connect(&target).await.unwrap().send_once(get("/")).await.unwrap();
         assert_eq!(read(first).await.0, b"ok");
         eventually(|| {
             transport.tick(std::time::Instant::now());
             transport.idle_len(target.id) == 0
         })
         .await;
-        let next = transport.connect(&target).await.unwrap().send(get("/")).await.unwrap();
+        let next = transport.connect(&target).await.unwrap().send_once(get("/")).await.unwrap();
         assert_eq!((read(next).await.0, accepted.get()), (b"ok".to_vec(), 2));
     });
 }
@@ -218,7 +218,7 @@ fn a_switch_before_the_request_is_whole_is_refused() {
         let mut request = post(body);
         request.headers_mut().insert("connection", "upgrade".parse().unwrap());
         request.headers_mut().insert("upgrade", "x".parse().unwrap());
-        let error = transport.connect(&target).await.unwrap().send(request).await.unwrap_err();
+        let error = transport.connect(&target).await.unwrap().send_once(request).await.unwrap_err();
         assert!(matches!(error, SendError::Protocol(ProtocolError::Upgrade)), "{error}");
     });
 }

@@ -9,7 +9,7 @@ use super::support::{
     Peer, TestBody, data, eventually, get, listener, post, read, run, serve, target_of, transport,
 };
 use crate::model::Protocol;
-use crate::transport::{SendError, Target, Transport};
+use crate::transport::{Outgoing, SendError, Target, Transport};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
@@ -27,7 +27,7 @@ fn a_connection_that_closed_while_idle_is_not_used() {
         .await;
         let (transport, target) = (transport(), http1(address));
         for round in 1..=10 {
-            let response = transport.connect(&target).await.unwrap().send(get("/")).await.unwrap();
+            let response = transport.connect(&target).await.unwrap().send_once(get("/")).await.unwrap();
             assert_eq!(read(response).await.0, b"ok");
             // The close may be on its way still; wait until it is here.
             eventually(|| {
@@ -46,7 +46,7 @@ fn a_pooled_connection_that_dies_before_a_byte_is_written_hands_the_request_back
         let (listener, address) = listener().await;
         let (transport, target) = (transport(), http1(address));
         let (response, mut peer) = tokio::join!(
-            async { transport.connect(&target).await.unwrap().send(get("/")).await.unwrap() },
+            async { transport.connect(&target).await.unwrap().send_once(get("/")).await.unwrap() },
             async {
                 let mut peer = Peer::accept(&listener).await;
                 peer.head().await;
@@ -69,12 +69,13 @@ fn a_pooled_connection_that_dies_before_a_byte_is_written_hands_the_request_back
         // PUT: with POST the socket would be looked at before the body is.
         let mut request = post(body);
         *request.method_mut() = http::Method::PUT;
-        let error = connection.send(request).await.unwrap_err();
-        let SendError::Unsent(outgoing) = error else { panic!("{error}") };
+        let mut outgoing = Outgoing::from(request);
+        let error = connection.send(&mut outgoing).await.unwrap_err();
+        assert!(matches!(error, SendError::Unsent { refused: false }) && outgoing.is_whole(), "{error}");
 
         // The frame that was polled for the write that failed goes out again, and first.
         let (response, ()) = tokio::join!(
-            async { transport.connect(&target).await.unwrap().send(outgoing).await.unwrap() },
+            async { transport.connect(&target).await.unwrap().send(&mut outgoing).await.unwrap() },
             async {
                 let mut peer = Peer::accept(&listener).await;
                 peer.head().await;
@@ -92,7 +93,7 @@ fn a_post_is_not_written_to_a_connection_that_just_closed() {
         let (listener, address) = listener().await;
         let (transport, target) = (transport(), http1(address));
         let (response, peer) = tokio::join!(
-            async { transport.connect(&target).await.unwrap().send(get("/")).await.unwrap() },
+            async { transport.connect(&target).await.unwrap().send_once(get("/")).await.unwrap() },
             async {
                 let mut peer = Peer::accept(&listener).await;
                 peer.head().await;
@@ -105,8 +106,8 @@ fn a_post_is_not_written_to_a_connection_that_just_closed() {
         let connection = transport.connect(&target).await.unwrap();
         assert!(connection.dialled().is_none());
         drop(peer);
-        let sent = connection.send(post(TestBody::sized("once"))).await;
-        assert!(matches!(sent, Err(SendError::Unsent(_))), "{sent:?}");
+        let sent = connection.send_once(post(TestBody::sized("once"))).await;
+        assert!(matches!(sent, Err(SendError::Unsent { .. })), "{sent:?}");
     });
 }
 
@@ -118,7 +119,7 @@ fn an_instance_that_closed_early_once_is_looked_at_before_every_post() {
         let start = std::time::Instant::now();
         let exchange = async |transport: &Transport<TestBody>| {
             let (response, peer) = tokio::join!(
-                async { transport.connect(&target).await.unwrap().send(get("/")).await.unwrap() },
+                async { transport.connect(&target).await.unwrap().send_once(get("/")).await.unwrap() },
                 async {
                     let mut peer = Peer::accept(&listener).await;
                     peer.head().await;
@@ -143,7 +144,7 @@ fn an_instance_that_closed_early_once_is_looked_at_before_every_post() {
         let connection = transport.connect(&target).await.unwrap();
         assert!(connection.dialled().is_none());
         drop(second);
-        let sent = connection.send(post(TestBody::sized("once"))).await;
-        assert!(matches!(sent, Err(SendError::Unsent(_))), "{sent:?}");
+        let sent = connection.send_once(post(TestBody::sized("once"))).await;
+        assert!(matches!(sent, Err(SendError::Unsent { .. })), "{sent:?}");
     });
 }

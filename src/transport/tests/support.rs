@@ -93,6 +93,12 @@ impl TestBody {
     }
 }
 
+impl Default for TestBody {
+    fn default() -> Self {
+        Self::empty()
+    }
+}
+
 impl Body for TestBody {
     type Data = Bytes;
     type Error = BoxError;

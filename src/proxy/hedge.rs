@@ -1,0 +1,95 @@
+//! A second attempt beside one that takes too long: the first good answer wins.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use http::{Request, Response};
+
+use super::attempts::{Tries, is_listed, next, settle, timed};
+use super::body::Body;
+use super::call::Call;
+use super::forward::Routed;
+use super::retry::{Again, Failed, Price, Reason};
+use crate::table::Endpoint;
+use crate::telemetry::Outcome;
+use crate::transport::{Outgoing, UpstreamBody};
+
+type Attempted = Result<Response<UpstreamBody>, Failed>;
+
+/// Makes a request's first attempt, and another elsewhere once `delay` is over without an answer. The request has
+/// no body. What is returned is the attempt that `call` and `endpoint` tell of then.
+pub(super) async fn hedged(
+    call: &mut Call,
+    routed: &mut Routed,
+    tries: &mut Tries,
+    request: &mut Outgoing<Body>,
+    endpoint: &mut Arc<Endpoint>,
+    delay: Duration,
+) -> Attempted {
+    let client = Rc::clone(&call.client);
+    let (context, service, limit) = (&client.context, routed.service.clone(), routed.retry.per_try_timeout);
+    let mut copy = Outgoing::from(copy_of(request.request()));
+    let (one, at) = (Arc::clone(endpoint), call.attempt_since.checked_add(delay));
+    let mut first = pin!(timed(context, &service, &one, request, false, limit));
+    if let Ok(done) = context.clock.within(at, first.as_mut()).await {
+        return done;
+    }
+    let again = Again { reason: Reason::Hedge, price: Price::Budgeted, same: false };
+    let Some(lease) = next(call, routed, tries, again, &one).await else { return first.await };
+    let (other, since) = (Arc::clone(lease.endpoint()), Instant::now());
+    tries.exclude(&other);
+    call.hedge = Some(lease);
+    let mut second = pin!(timed(context, &service, &other, &mut copy, false, limit));
+    let mut ended: [Option<Attempted>; 2] = [None, None];
+    let good = |ended: &Option<Attempted>| matches!(ended, Some(Ok(answer)) if !is_listed(answer, routed, call.grpc));
+    poll_fn(|cx| {
+        if ended[0].is_none()
+            && let Poll::Ready(done) = first.as_mut().poll(cx)
+        {
+            ended[0] = Some(done);
+        }
+        if ended[1].is_none()
+            && !good(&ended[0])
+            && let Poll::Ready(done) = second.as_mut().poll(cx)
+        {
+            ended[1] = Some(done);
+        }
+        let over = ended.iter().any(good) || ended.iter().all(Option::is_some);
+        if over { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    // Where neither is good, an answer is better than none.
+    let second_wins = good(&ended[1]) || !good(&ended[0]) && !matches!(ended[0], Some(Ok(_)));
+    let [first, second] = ended;
+    let (winner, loser) = if second_wins { (second, first) } else { (first, second) };
+    let left = if second_wins { &one } else { &other };
+    if !second_wins {
+        std::mem::swap(&mut call.lease, &mut call.hedge);
+    }
+    // The loser's lease is the call's now.
+    match loser {
+        None => call.settle(Outcome::Cancelled),
+        Some(Ok(_)) => call.settle(Outcome::Error),
+        Some(Err(failed)) => settle(call, left, &failed),
+    }
+    call.lease = call.hedge.take();
+    if second_wins {
+        (call.instance, call.attempt_since) = (Some(Arc::clone(&other.id)), since);
+        *endpoint = Arc::clone(&other);
+    }
+    winner.unwrap_or(Err(Failed::TryTimeout))
+}
+
+/// The same head, and no body.
+fn copy_of(request: &Request<Body>) -> Request<Body> {
+    let mut copy = Request::new(Body::empty());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    copy.headers_mut().clone_from(request.headers());
+    copy
+}

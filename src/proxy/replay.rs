@@ -1,0 +1,150 @@
+//! A client's body that may be sent from its start again: what came of it is kept, up to a bound, while it
+//! streams up.
+
+use std::cell::RefCell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body as _, Frame, SizeHint};
+
+use super::body::{Body, BoxError};
+
+/// The attempts' common hold on a body.
+pub(super) struct Replay(Rc<RefCell<Kept>>);
+
+/// The body as one attempt reads it.
+pub(super) struct Copy {
+    kept: Rc<RefCell<Kept>>,
+    /// Frames that it has given.
+    at: usize,
+}
+
+struct Kept {
+    source: Body,
+    /// All frames so far, unless `open` is over.
+    frames: Vec<Piece>,
+    /// How many there were.
+    count: usize,
+    bytes: usize,
+    limit: usize,
+    /// Frames are still kept.
+    open: bool,
+}
+
+/// A frame, to be given more than once.
+enum Piece {
+    Data(Bytes),
+    Trailers(HeaderMap),
+}
+
+impl Piece {
+    fn of(frame: &Frame<Bytes>) -> Option<Self> {
+        match (frame.data_ref(), frame.trailers_ref()) {
+            (Some(data), _) => Some(Self::Data(data.clone())),
+            (None, trailers) => trailers.cloned().map(Self::Trailers),
+        }
+    }
+
+    fn frame(&self) -> Frame<Bytes> {
+        match self {
+            Self::Data(data) => Frame::data(data.clone()),
+            Self::Trailers(trailers) => Frame::trailers(trailers.clone()),
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Data(data) => data.len(),
+            Self::Trailers(_) => 0,
+        }
+    }
+}
+
+impl Replay {
+    /// Takes a body over, to keep up to `limit` bytes of it.
+    pub(super) fn new(source: Body, limit: usize) -> Self {
+        let kept = Kept { source, frames: Vec::new(), count: 0, bytes: 0, limit, open: true };
+        Self(Rc::new(RefCell::new(kept)))
+    }
+
+    /// The whole body: `None` where the beginning of it is gone.
+    pub(super) fn copy(&self) -> Option<Body> {
+        self.is_whole().then(|| Body::copy(Copy { kept: Rc::clone(&self.0), at: 0 }))
+    }
+
+    /// Whether all of it can be sent once more.
+    pub(super) fn is_whole(&self) -> bool {
+        self.0.borrow().open
+    }
+
+    /// Nobody will send it again: what was kept goes as soon as the attempt that is running has read it.
+    pub(super) fn forget(&self) {
+        let kept = &mut *self.0.borrow_mut();
+        kept.open = false;
+    }
+}
+
+impl Kept {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let polled = ready!(Pin::new(&mut self.source).poll_frame(cx));
+        match &polled {
+            Some(Ok(frame)) => self.keep(frame),
+            // A body that failed does not get better.
+            Some(Err(_)) => self.open = false,
+            None => {}
+        }
+        Poll::Ready(polled)
+    }
+
+    fn keep(&mut self, frame: &Frame<Bytes>) {
+        let Some(piece) = Piece::of(frame) else { return };
+        self.count += 1;
+        if !self.open {
+            self.frames.clear();
+            return;
+        }
+        self.bytes = self.bytes.saturating_add(piece.len());
+        if self.bytes > self.limit {
+            self.open = false;
+            self.frames = Vec::new();
+        } else {
+            self.frames.push(piece);
+        }
+    }
+}
+
+impl Copy {
+    pub(super) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let kept = &mut *self.kept.borrow_mut();
+        if self.at < kept.count {
+            let Some(piece) = kept.frames.get(self.at) else {
+                return Poll::Ready(Some(Err("the body went to another attempt".into())));
+            };
+            self.at += 1;
+            return Poll::Ready(Some(Ok(piece.frame())));
+        }
+        let polled = ready!(kept.poll(cx));
+        self.at = kept.count;
+        Poll::Ready(polled)
+    }
+
+    pub(super) fn is_end_stream(&self) -> bool {
+        let kept = self.kept.borrow();
+        self.at >= kept.count && kept.source.is_end_stream()
+    }
+
+    pub(super) fn size_hint(&self) -> SizeHint {
+        let kept = self.kept.borrow();
+        let again: u64 = kept.frames.iter().skip(self.at).map(|piece| piece.len() as u64).sum();
+        match kept.source.size_hint().exact() {
+            Some(rest) => SizeHint::with_exact(rest.saturating_add(again)),
+            None => SizeHint::default(),
+        }
+    }
+}
