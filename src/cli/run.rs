@@ -27,8 +27,19 @@ pub(super) fn run(config: &Path) -> anyhow::Result<ExitCode> {
         Err(code) => return Ok(code),
     };
     let _logs = start_log(&plan.log)?;
+    keep_memory_sparse();
     super::runtime()?.block_on(serve(config, plan))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the allocator gives back stays given back. Where it asks for huge pages, the kernel fills the holes in
+/// its blocks again, every ten seconds some 16 MiB of them: a gateway with idle connections would grow without a
+/// request. Commands that start other programs leave it alone, since those inherit it.
+fn keep_memory_sparse() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+        tracing::debug!(%error, "huge pages stay on: memory that is free may not be given back");
+    }
 }
 
 /// Sets up the log that a plan asks for.

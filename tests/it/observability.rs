@@ -276,3 +276,13 @@ fn the_admins_root_is_a_page() {
     let page = curl(&["-i", &format!("http://{}/", gateway.admin)]);
     assert!(page.contains("200 OK") && page.contains("text/html"), "{page}");
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_kernel_does_not_fill_up_what_the_gateway_gave_back() {
+    let gateway = Gateway::start("sparse", LOCAL);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.pid())).unwrap();
+    // Kernels before 5.0 do not tell.
+    let told = status.lines().find(|line| line.starts_with("THP_enabled:"));
+    assert!(told.is_none_or(|line| line.ends_with('0')), "{told:?}");
+}
