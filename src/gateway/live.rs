@@ -1,5 +1,7 @@
 //! What the table knows, as metrics, at the moment of a scrape.
 
+use std::collections::BTreeMap;
+
 use crate::table::TableReader;
 use crate::telemetry::{LiveSink, LiveSource};
 
@@ -10,6 +12,15 @@ pub(super) struct TableSource(pub(super) TableReader);
 impl LiveSource for TableSource {
     fn collect(&self, sink: &mut LiveSink) {
         let table = self.0.load();
+        // Routes may share a barrier.
+        let mut barriers = BTreeMap::new();
+        for (gate, _) in table.routes().iter().filter_map(|route| route.gate.as_ref()) {
+            barriers.insert((gate.node().registry.as_str(), gate.node().path.as_str()), gate);
+        }
+        for ((registry, path), gate) in barriers {
+            sink.barrier_closed(registry, path, gate.is_closed());
+            sink.barrier_held(registry, path, gate.held());
+        }
         for upstream in table.sorted_upstreams() {
             let service = upstream.name().as_str();
             for (state, count) in upstream.count_by_state() {

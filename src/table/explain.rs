@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +12,7 @@ use crate::model::{HashKey, InstanceChoice};
 
 use super::affinity;
 use super::endpoint::InstanceState;
+use super::gate::Gate;
 use super::request::RouteInput;
 use super::routing_table::{Matched, NoService, RoutingTable};
 use super::upstream::Upstream;
@@ -32,14 +33,14 @@ pub struct Explanation {
     pub shard_key: Option<String>,
     /// The instance's id, where a key decides; else null.
     pub instance: Option<String>,
-    /// Routes in order of precedence, then services, then instances.
+    /// Routes in order of precedence, the barrier of the one chosen, then services, then instances.
     pub considered: Vec<Considered>,
 }
 
-/// A route, service or instance that was looked at.
+/// A route, barrier, service or instance that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Considered {
-    /// `route`, `service` or `instance`.
+    /// `route`, `barrier`, `service` or `instance`.
     pub kind: Cow<'static, str>,
     /// Which.
     pub name: String,
@@ -71,6 +72,9 @@ impl RoutingTable {
             out.consider("route", &route.name, verdict, reason);
         }
         if let Some(matched) = self.route(input) {
+            if let Some((gate, wait)) = &matched.route.gate {
+                out.consider_barrier(gate, wait.or(matched.route.timeout));
+            }
             match &matched.route.shard {
                 Some(shard) => self.explain_shards(shard, &matched, input, client, now, &mut out),
                 None => self.explain_services(&matched, input, client, now, &mut out),
@@ -270,6 +274,21 @@ fn verdict(
 }
 
 impl Explanation {
+    fn consider_barrier(&mut self, gate: &Gate, wait: Option<Duration>) {
+        let (verdict, reason) = match (gate.is_closed(), wait) {
+            (false, _) => (CHOSEN, "there is no such node: requests pass".to_owned()),
+            (true, Some(wait)) if wait.is_zero() => (REJECTED, "the node exists: 503 at once".to_owned()),
+            (true, wait) => {
+                let wait = wait.map(|wait| format!(", {wait:?} at the most")).unwrap_or_default();
+                (
+                    REJECTED,
+                    format!("the node exists: requests wait until it is gone{wait}; {} do", gate.held()),
+                )
+            }
+        };
+        self.consider("barrier", &gate.node().path, verdict, reason);
+    }
+
     fn consider(&mut self, kind: &'static str, name: &str, verdict: &'static str, reason: String) {
         self.considered.push(Considered {
             kind: kind.into(),

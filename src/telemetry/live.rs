@@ -69,6 +69,20 @@ impl LiveSink {
         self.counter("zoogate_registry_session_losses_total", help, &labels, count);
     }
 
+    /// `zoogate_barrier_closed{registry,path}`.
+    pub fn barrier_closed(&mut self, registry: &str, path: &str, closed: bool) {
+        let labels = [("registry", registry), ("path", path)];
+        let help = "1 while the barrier's node exists, and its routes' requests wait.";
+        self.gauge("zoogate_barrier_closed", help, &labels, f64::from(u8::from(closed)));
+    }
+
+    /// `zoogate_barrier_held_requests{registry,path}`.
+    pub fn barrier_held(&mut self, registry: &str, path: &str, held: usize) {
+        let labels = [("registry", registry), ("path", path)];
+        let help = "Requests that a barrier holds back now.";
+        self.gauge("zoogate_barrier_held_requests", help, &labels, held as f64);
+    }
+
     /// `zoogate_worker_connections{worker}`.
     pub fn worker_connections(&mut self, worker: usize, count: usize) {
         let worker = worker.to_string();

@@ -21,6 +21,15 @@ fn until_barrier(gateway: &Gateway, closed: bool, held: u64) {
     wait_for(&format!("closed {closed}, held {held}"), || (barrier(gateway) == (closed, held)).then_some(()));
 }
 
+/// Verdict and reason that the barrier of a request's route gets.
+fn explained(gateway: &Gateway) -> (String, String) {
+    let found = gateway.json("/api/explain?method=GET&url=/orders/1");
+    let considered = found["considered"].as_array().unwrap();
+    let barrier = considered.iter().find(|entry| entry["kind"] == "barrier").unwrap();
+    assert_eq!(barrier["name"], "/maintenance/orders");
+    (barrier["verdict"].as_str().unwrap().to_owned(), barrier["reason"].as_str().unwrap().to_owned())
+}
+
 fn in_background(address: SocketAddr, path: &'static str) -> std::thread::JoinHandle<(Answer, Duration)> {
     std::thread::spawn(move || {
         let asked = Instant::now();
@@ -126,9 +135,17 @@ fn a_file_is_a_barrier_in_a_directory_registry_and_the_wait_is_bounded() {
     assert!(asked.elapsed() >= Duration::from_millis(200), "{:?}", asked.elapsed());
     let held = in_background(gateway.listener("public"), "/orders/1");
     until_barrier(&gateway, true, 1);
+    let metric = |name: &str| {
+        gateway.metric(&format!("zoogate_barrier_{name}{{path=\"/maintenance/orders\",registry=\"local\"}}"))
+    };
+    assert_eq!((metric("closed"), metric("held_requests")), (Some(1.0), Some(1.0)));
+    assert_eq!(explained(&gateway).0, "rejected");
+    assert!(explained(&gateway).1.contains("50s at the most; 1 do"), "{}", explained(&gateway).1);
     gateway.withdraw("maintenance/orders");
     assert_eq!(held.join().unwrap().0.status, 200);
     until_barrier(&gateway, false, 0);
+    assert_eq!((metric("closed"), metric("held_requests")), (Some(0.0), Some(0.0)));
+    assert_eq!(explained(&gateway).0, "chosen");
     // A reload with the same barrier keeps what is known of it.
     gateway.register("maintenance/orders", "");
     until_barrier(&gateway, true, 0);

@@ -188,6 +188,7 @@ service = "spent"
 [[routes]]
 path = "/by-user"
 service = "by-user"
+barrier = "/maintenance"
 [[routes]]
 service = "orders"
 "#,
