@@ -8,9 +8,10 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use http::{HeaderName, HeaderValue, Method};
 
+use super::credentials::AuthArgs;
 use crate::config::{check_registry_path, parse_duration};
 use crate::model::{Address, FormatName};
-use crate::registration::{Check, Parents};
+use crate::registration::{Access, Check, Parents};
 
 /// A gateway in front of services that announce themselves in Apache ZooKeeper.
 #[derive(Debug, Parser)]
@@ -218,6 +219,12 @@ pub struct RegisterArgs {
     /// What missing parents are made as: persistent, container, or ttl=DURATION
     #[arg(long, value_name = "KIND", default_value = "persistent", value_parser = parse_parents)]
     pub parents: Parents,
+    #[command(flatten)]
+    pub auth: AuthArgs,
+    /// Who may do what with the node, and with parents that are made: open, readable (others read), creator (only who shows
+    /// these credentials)
+    #[arg(long, value_name = "WHO", default_value = "open", value_parser = parse_access)]
+    pub acl: Access,
     /// How long the ensemble waits for a silent registrar; it may grant another time
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_session)]
     pub session_timeout: Duration,
@@ -393,6 +400,15 @@ fn parse_parents(text: &str) -> Result<Parents, String> {
             Some(ttl) => ttl.map(Parents::Ttl),
             None => Err("accepted: persistent, container, or ttl=DURATION such as ttl=10m".to_owned()),
         },
+    }
+}
+
+fn parse_access(text: &str) -> Result<Access, String> {
+    match text {
+        "open" => Ok(Access::Open),
+        "readable" => Ok(Access::Readable),
+        "creator" => Ok(Access::Creator),
+        _ => Err("accepted: open, readable, creator".to_owned()),
     }
 }
 

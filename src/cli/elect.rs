@@ -10,6 +10,7 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout_at;
 
 use super::args::{parse_id, parse_path, parse_time};
+use super::credentials::AuthArgs;
 use super::run::{Signals, start_log};
 use crate::config::plan::{LogLevel, LogPlan};
 use crate::registry::zookeeper::recipes::{ConnectOptions, Election, Leadership};
@@ -39,6 +40,8 @@ pub struct ElectArgs {
     /// The ensemble that elects: HOST:PORT,HOST:PORT/CHROOT
     #[arg(long, value_name = "CONNECT")]
     pub zookeeper: String,
+    #[command(flatten)]
+    pub auth: AuthArgs,
     /// The election's path; it is created with its parents
     #[arg(long, value_name = "PATH", value_parser = parse_path)]
     pub path: String,
@@ -89,8 +92,11 @@ pub(super) fn run(args: ElectArgs) -> anyhow::Result<ExitCode> {
 async fn elect(args: ElectArgs) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
     let id = args.id.clone().unwrap_or_else(own_id);
-    let options =
-        ConnectOptions { session_timeout: args.session_timeout, ..ConnectOptions::new(&args.zookeeper) };
+    let options = ConnectOptions {
+        session_timeout: args.session_timeout,
+        auth: args.auth.list(),
+        ..ConnectOptions::new(&args.zookeeper)
+    };
     let election = Election::new(options, &args.path).id(id.as_str());
     loop {
         tracing::info!(path = args.path, id, "standing for election");

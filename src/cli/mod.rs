@@ -4,6 +4,7 @@ pub mod args;
 pub mod check;
 mod child;
 mod completions;
+mod credentials;
 mod demo;
 pub mod elect;
 mod explain;

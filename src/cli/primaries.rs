@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::args::{parse_id, parse_path};
+use super::credentials::AuthArgs;
 use super::elect::{own_id, parse_session};
 use super::run::{Signals, start_log};
 use crate::config::plan::{LogLevel, LogPlan};
@@ -28,6 +29,8 @@ pub struct PrimariesArgs {
     /// The ensemble: HOST:PORT,HOST:PORT/CHROOT
     #[arg(long, value_name = "CONNECT")]
     pub zookeeper: String,
+    #[command(flatten)]
+    pub auth: AuthArgs,
     /// The directory of the groups
     #[arg(long, value_name = "PATH", value_parser = parse_path)]
     pub root: String,
@@ -50,8 +53,11 @@ pub(super) fn run(args: &PrimariesArgs) -> anyhow::Result<ExitCode> {
 
 async fn primaries(args: &PrimariesArgs) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
-    let options =
-        ConnectOptions { session_timeout: args.session_timeout, ..ConnectOptions::new(&args.zookeeper) };
+    let options = ConnectOptions {
+        session_timeout: args.session_timeout,
+        auth: args.auth.list(),
+        ..ConnectOptions::new(&args.zookeeper)
+    };
     let id = args.id.clone().unwrap_or_else(own_id);
     tracing::info!(root = args.root, election = args.election, id, "standing for election");
     let controller = Primaries::new(options, &args.root).election(&args.election).id(id);

@@ -13,7 +13,7 @@ use super::run::start_log;
 use crate::config::plan::{LogLevel, LogPlan};
 use crate::model::Instance;
 use crate::registration::{
-    Announcement, Check, ConnectOptions, GateOptions, Parents, Place, Registrar, RegistrarOptions,
+    Access, Announcement, Check, ConnectOptions, GateOptions, Parents, Place, Registrar, RegistrarOptions,
 };
 
 /// Where something is registered, from two flags of which the command line has exactly one.
@@ -122,6 +122,18 @@ fn options(args: &RegisterArgs) -> anyhow::Result<RegistrarOptions> {
     let mut place = place(args.zookeeper.clone(), args.directory.clone(), args.parents)?;
     if let Place::ZooKeeper(connect, _) = &mut place {
         connect.session_timeout = args.session_timeout;
+        connect.auth = args.auth.list();
+    }
+    if args.acl != Access::Open {
+        match &place {
+            Place::ZooKeeper(connect, _) if !connect.auth.is_empty() => {}
+            Place::ZooKeeper(..) => bail!(
+                "--acl names whoever shows the same credentials, and none are shown; set ZOOGATE_AUTH=digest:USER:PASSWORD"
+            ),
+            Place::Directory(_) => {
+                bail!("--acl is for --zookeeper: a directory has its file system's permissions")
+            }
+        }
     }
     let id = args.id.clone().unwrap_or_else(|| args.address.to_string());
     let mut instance = Instance::new(id.as_str().into(), args.address.clone());
@@ -130,6 +142,7 @@ fn options(args: &RegisterArgs) -> anyhow::Result<RegistrarOptions> {
     let sequential = args.sequential || (args.format.as_str() == "numbered" && args.id.is_none());
     let announcement = Announcement::new(args.format, &args.path, &instance, sequential)?;
     let mut options = RegistrarOptions::new(place, announcement);
+    options.access = args.acl;
     let command = args.check_command.as_ref().map(|command| Check::Command(command.clone()));
     options.gate = args.check.clone().or(command).map(|check| {
         let default = GateOptions::new(check);

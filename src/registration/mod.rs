@@ -46,5 +46,5 @@ pub use registrar::{Place, Registrar, RegistrarError, RegistrarOptions, State};
 
 pub use crate::registry::directory::{DirectoryRegistration, register_in_directory};
 pub use crate::registry::zookeeper::{
-    ConnectOptions, Holding, Parents, RegisterError, RegisterOptions, Registration,
+    Access, ConnectOptions, Holding, Parents, RegisterError, RegisterOptions, Registration,
 };

@@ -14,7 +14,7 @@ use super::announcement::Announcement;
 use super::gate::GateOptions;
 use crate::registry::directory::{DirectoryRegistration, register_in_directory};
 use crate::registry::zookeeper::{
-    ConnectOptions, Holding, Parents, RegisterError, RegisterOptions, Registration,
+    Access, ConnectOptions, Holding, Parents, RegisterError, RegisterOptions, Registration,
 };
 
 /// Where something is registered.
@@ -33,6 +33,8 @@ pub struct RegistrarOptions {
     pub place: Place,
     /// What.
     pub announcement: Announcement,
+    /// Who may do what with the node, in an ensemble.
+    pub access: Access,
     /// Registered only while this check passes; `None`: at once, and always.
     pub gate: Option<GateOptions>,
     /// How long the first registration may take, from the first healthy moment on.
@@ -98,7 +100,7 @@ pub struct Registrar {
 impl RegistrarOptions {
     /// Without a check, and with ten seconds for the first registration.
     pub fn new(place: Place, announcement: Announcement) -> Self {
-        Self { place, announcement, gate: None, give_up: Duration::from_secs(10) }
+        Self { place, announcement, access: Access::Open, gate: None, give_up: Duration::from_secs(10) }
     }
 }
 
@@ -293,6 +295,7 @@ impl Worker {
                 let options = RegisterOptions {
                     sequential: *sequential,
                     parents: *parents,
+                    access: self.options.access,
                     give_up,
                     ..RegisterOptions::new(connect.clone(), path, node, data)
                 };

@@ -378,3 +378,43 @@ fn a_server_without_ttl_nodes_is_one_warning_and_no_obstacle() {
     let log = register.log.all();
     assert_eq!(log.iter().filter(|line| line.contains("the server has no TTL nodes")).count(), 1, "{log:#?}");
 }
+
+#[tokio::test]
+async fn a_protected_registration_is_readable_as_asked_and_deleted_by_its_own_credentials_alone() {
+    let connect = zk::chroot("register-acl").await;
+    let place =
+        ["--zookeeper", &connect, "--address", "10.0.0.7:8080", "--id", "me", "--session-timeout", "4s"];
+    let start = |path: &str, acl: &str| {
+        let flags = ["--path", path, "--acl", acl];
+        let mut command = binary();
+        command.arg("register").args(place).args(flags).env("ZOOGATE_AUTH", "digest:me:pass:word");
+        let process = Process::start(&mut command);
+        process.log.find("the registration", |line| line.contains("registered").then_some(()));
+        process
+    };
+    let (mut readable, mut closed) =
+        (start("/guarded/orders", "readable"), start("/closed/orders", "creator"));
+    let stranger = zk::client(&connect).await;
+    assert_eq!(stranger.get_data("/guarded/orders/me").await.unwrap().0, b"10.0.0.7:8080");
+    let denied = |result: Result<(), zookeeper_client::Error>| {
+        assert!(matches!(result, Err(zookeeper_client::Error::NoAuth)), "{result:?}");
+    };
+    denied(stranger.delete("/guarded/orders/me", None).await);
+    denied(stranger.set_data("/guarded/orders/me", b"10.6.6.6:1", None).await.map(drop));
+    denied(stranger.create("/guarded/orders/other", b"10.6.6.6:1", &zk::EPHEMERAL).await.map(drop));
+    denied(stranger.get_data("/closed/orders/me").await.map(drop));
+    denied(stranger.list_children("/closed/orders").await.map(drop));
+
+    // Its owner takes it back all the same.
+    for process in [&mut readable, &mut closed] {
+        process.signal("TERM");
+        assert_eq!(process.wait().code(), Some(0));
+    }
+    let owner = zk::client(&connect).await;
+    owner.auth("digest", b"me:pass:word").await.unwrap();
+    assert_eq!(owner.list_children("/closed/orders").await.unwrap(), Vec::<String>::new());
+
+    let mut unnamed = register(&[&place[..], &["--path", "/closed/orders", "--acl", "creator"]].concat());
+    assert_eq!(unnamed.wait().code(), Some(1));
+    unnamed.log.find("what to do", |line| line.contains("set ZOOGATE_AUTH=digest:").then_some(()));
+}

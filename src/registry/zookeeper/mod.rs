@@ -30,7 +30,7 @@ use tokio::task::JoinHandle;
 
 pub use self::exists::{Existence, Watching};
 pub use self::mirror::Counters;
-pub use self::register::{Holding, Parents, RegisterError, RegisterOptions, Registration};
+pub use self::register::{Access, Holding, Parents, RegisterError, RegisterOptions, Registration};
 pub use self::session::ConnectOptions;
 use self::session::{Link, LinkStatus};
 use self::stats::Stats;

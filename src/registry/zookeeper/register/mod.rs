@@ -37,6 +37,8 @@ pub struct RegisterOptions {
     pub data: Vec<u8>,
     /// What missing parents are made as.
     pub parents: Parents,
+    /// Who may do what with the node and with parents that are made.
+    pub access: Access,
     /// How long the first success may take.
     pub give_up: Duration,
 }
@@ -53,6 +55,18 @@ pub enum Parents {
     /// The server removes them when they were without child and change for this long. Needs ZooKeeper 3.5.3 with
     /// `extendedTypesEnabled`; where the server has none, a warning says so and they are persistent.
     Ttl(Duration),
+}
+
+/// Who may do what with a node that is made. The chroot's own nodes are always open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Access {
+    /// Everybody, everything.
+    #[default]
+    Open,
+    /// Whoever shows the same credentials, everything; everybody else may read.
+    Readable,
+    /// Whoever shows the same credentials, and nobody else.
+    Creator,
 }
 
 /// Whether the node is there, as far as we know.
@@ -134,6 +148,7 @@ impl RegisterOptions {
             sequential: false,
             data: data.into(),
             parents: Parents::Persistent,
+            access: Access::Open,
             give_up: Duration::from_secs(10),
         }
     }

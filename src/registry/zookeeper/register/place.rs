@@ -5,9 +5,11 @@ use std::future::Future;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
-use zookeeper_client::{Acls, Client, CreateMode, CreateOptions, Error, MultiWriteResult, OneshotWatcher};
+use zookeeper_client::{
+    Acl, Acls, Client, CreateMode, CreateOptions, Error, MultiWriteResult, OneshotWatcher, Permission,
+};
 
-use super::{Parents, RegisterOptions};
+use super::{Access, Parents, RegisterOptions};
 
 /// A request's deadline.
 const DEADLINE: Duration = Duration::from_secs(4);
@@ -43,6 +45,7 @@ pub(super) struct Place {
     name: String,
     sequential: bool,
     parents: Parents,
+    acls: Acls<'static>,
     /// The numbered node, while it is known.
     numbered: Option<String>,
     /// Every session that we had: nodes of theirs are ours.
@@ -52,10 +55,9 @@ pub(super) struct Place {
     unclear: HashMap<i64, Instant>,
 }
 
-const EPHEMERAL: CreateOptions<'static> = CreateMode::Ephemeral.with_acls(Acls::anyone_all());
-const SEQUENTIAL: CreateOptions<'static> = CreateMode::EphemeralSequential.with_acls(Acls::anyone_all());
-const PERSISTENT: CreateOptions<'static> = CreateMode::Persistent.with_acls(Acls::anyone_all());
-const CONTAINER: CreateOptions<'static> = CreateMode::Container.with_acls(Acls::anyone_all());
+/// Everything for the creator, reading for the rest.
+static READABLE: [Acl; 2] =
+    [Acl::new_const(Permission::ALL, "auth", ""), Acl::new_const(Permission::READ, "world", "anyone")];
 
 impl Place {
     pub(super) fn new(options: &RegisterOptions) -> Self {
@@ -66,6 +68,11 @@ impl Place {
             name: options.node.clone(),
             sequential: options.sequential,
             parents: options.parents,
+            acls: match options.access {
+                Access::Open => Acls::anyone_all(),
+                Access::Readable => Acls::new(&READABLE),
+                Access::Creator => Acls::creator_all(),
+            },
             numbered: None,
             sessions: HashSet::new(),
             unclear: HashMap::new(),
@@ -95,7 +102,7 @@ impl Place {
 
     async fn claim_name(&mut self, client: &Client, data: &[u8]) -> Result<(), Obstacle> {
         let (own, path) = (client.session_id().0, self.shown());
-        match within(client.create(&path, data, &EPHEMERAL)).await {
+        match within(client.create(&path, data, &CreateMode::Ephemeral.with_acls(self.acls))).await {
             Ok(_) => return Ok(()),
             Err(Error::NoNode) => {
                 self.make_parents(client).await?;
@@ -116,7 +123,7 @@ impl Place {
         }
         let mut both = client.new_multi_writer();
         both.add_delete(&path, Some(stat.version))?;
-        both.add_create(&path, data, &EPHEMERAL)?;
+        both.add_create(&path, data, &CreateMode::Ephemeral.with_acls(self.acls))?;
         match within(async { both.commit().await.map_err(Error::from) }).await {
             // The old session ended in this moment.
             Err(Error::NoNode | Error::BadVersion) => Err(Obstacle::Again),
@@ -145,7 +152,7 @@ impl Place {
         for (path, _) in &mine {
             both.add_delete(path, None)?;
         }
-        both.add_create(&prefix, data, &SEQUENTIAL)?;
+        both.add_create(&prefix, data, &CreateMode::EphemeralSequential.with_acls(self.acls))?;
         self.unclear.insert(own, Instant::now() + client.session_timeout() * 2);
         let done = within(async { both.commit().await.map_err(Error::from) }).await;
         if done.as_ref().err().is_none_or(is_definite) {
@@ -273,10 +280,11 @@ impl Place {
 
     fn parent_options(&self, end: usize) -> CreateOptions<'static> {
         match self.parents {
-            _ if end <= self.chroot => PERSISTENT,
-            Parents::Persistent => PERSISTENT,
-            Parents::Container => CONTAINER,
-            Parents::Ttl(ttl) => PERSISTENT.with_ttl(ttl),
+            // Others live below the same chroot.
+            _ if end <= self.chroot => CreateMode::Persistent.with_acls(Acls::anyone_all()),
+            Parents::Persistent => CreateMode::Persistent.with_acls(self.acls),
+            Parents::Container => CreateMode::Container.with_acls(self.acls),
+            Parents::Ttl(ttl) => CreateMode::Persistent.with_acls(self.acls).with_ttl(ttl),
         }
     }
 }
