@@ -77,10 +77,10 @@ impl LiveSink {
     }
 
     /// `zoogate_barrier_held_requests{registry,path}`.
-    pub fn barrier_held(&mut self, registry: &str, path: &str, held: usize) {
+    pub fn barrier_held(&mut self, registry: &str, path: &str, requests: usize) {
         let labels = [("registry", registry), ("path", path)];
         let help = "Requests that a barrier holds back now.";
-        self.gauge("zoogate_barrier_held_requests", help, &labels, held as f64);
+        self.gauge("zoogate_barrier_held_requests", help, &labels, requests as f64);
     }
 
     /// `zoogate_worker_connections{worker}`.
