@@ -148,3 +148,111 @@ impl Copy {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::task::Waker;
+
+    use super::*;
+
+    /// Gives its frames one by one, `None` standing for a wait.
+    struct Fed(VecDeque<Option<Result<Frame<Bytes>, BoxError>>>);
+
+    impl http_body::Body for Fed {
+        type Data = Bytes;
+        type Error = BoxError;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+            match self.0.pop_front() {
+                None => Poll::Ready(None),
+                Some(None) => Poll::Pending,
+                Some(frame) => Poll::Ready(frame),
+            }
+        }
+
+        fn is_end_stream(&self) -> bool {
+            self.0.is_empty()
+        }
+    }
+
+    fn data(text: &'static str) -> Option<Result<Frame<Bytes>, BoxError>> {
+        Some(Ok(Frame::data(Bytes::from_static(text.as_bytes()))))
+    }
+
+    fn replay(frames: Vec<Option<Result<Frame<Bytes>, BoxError>>>, limit: usize) -> Replay {
+        Replay::new(Body::boxed(Fed(frames.into())), limit)
+    }
+
+    /// What a copy gives until it waits, ends or fails.
+    fn read(copy: &mut Body) -> String {
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut text = String::new();
+        loop {
+            match Pin::new(&mut *copy).poll_frame(&mut cx) {
+                Poll::Pending => return text + "…",
+                Poll::Ready(None) => return text + ".",
+                Poll::Ready(Some(Err(_))) => return text + "!",
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) => text += std::str::from_utf8(&data).unwrap(),
+                    Err(_) => text += "+",
+                },
+            }
+        }
+    }
+
+    #[test]
+    fn an_attempt_reads_what_the_one_before_read_and_goes_on_from_there() {
+        let trailers = Some(Ok(Frame::trailers(HeaderMap::new())));
+        let replay = replay(vec![data("ab"), data("c"), None, data("d"), trailers], 10);
+        let mut first = replay.copy().unwrap();
+        assert_eq!(read(&mut first), "abc…");
+        drop(first);
+        let mut second = replay.copy().unwrap();
+        assert!(!second.is_end_stream());
+        assert_eq!(read(&mut second), "abcd+.");
+        assert!(second.is_end_stream() && replay.is_whole());
+        assert_eq!(read(&mut replay.copy().unwrap()), "abcd+.");
+    }
+
+    #[test]
+    fn a_body_over_the_bound_goes_out_once_and_is_not_kept() {
+        let replay = replay(vec![data("abc"), data("def"), data("ghi")], 5);
+        let mut first = replay.copy().unwrap();
+        assert_eq!(read(&mut first), "abcdefghi.", "the attempt that has it gets it all");
+        assert!(!replay.is_whole() && replay.copy().is_none());
+        assert_eq!(replay.0.borrow().frames.len(), 0);
+    }
+
+    #[test]
+    fn what_is_forgotten_is_not_given_to_anybody_else() {
+        let replay = replay(vec![data("abc"), None, data("def"), None, data("ghi")], 100);
+        let (mut first, mut second) = (replay.copy().unwrap(), replay.copy().unwrap());
+        assert_eq!(read(&mut first), "abc…");
+        replay.forget();
+        assert!(replay.copy().is_none());
+        assert_eq!(read(&mut first), "def…", "the attempt that goes on goes on");
+        assert_eq!(read(&mut second), "!", "and no other gets a body with a hole");
+        assert_eq!(read(&mut first), "ghi.");
+    }
+
+    #[test]
+    fn a_body_that_failed_is_not_sent_again() {
+        let replay = replay(vec![data("abc"), Some(Err("gone".into()))], 100);
+        assert_eq!(read(&mut replay.copy().unwrap()), "abc!");
+        assert!(replay.copy().is_none());
+    }
+
+    #[test]
+    fn the_length_is_of_what_an_attempt_has_still_to_read() {
+        let replay = Replay::new(Body::full("hello"), 100);
+        let mut first = replay.copy().unwrap();
+        assert_eq!(first.size_hint().exact(), Some(5));
+        assert_eq!(read(&mut first), "hello.");
+        assert_eq!((first.size_hint().exact(), first.is_end_stream()), (Some(0), true));
+        assert_eq!(replay.copy().unwrap().size_hint().exact(), Some(5));
+    }
+}
