@@ -179,6 +179,7 @@ mod tests {
         }
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "it is one of the things that a body does")]
     fn data(text: &'static str) -> Option<Result<Frame<Bytes>, BoxError>> {
         Some(Ok(Frame::data(Bytes::from_static(text.as_bytes()))))
     }

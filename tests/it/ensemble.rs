@@ -224,7 +224,7 @@ fn no_ensemble_that_dies_costs_a_request_and_one_that_is_back_is_believed() {
     let in_flight = |failure: &load::Sent| {
         let (from, to) = (failure.at, failure.at + failure.took);
         let stopped = world.stops.iter().any(|(_, at)| *at + Duration::from_secs(2) > from && *at < to);
-        failure.status == 502 && failure.answer == "upstream_reset" && stopped
+        failure.method == "POST" && failure.status == 502 && failure.answer == "upstream_reset" && stopped
     };
     println!(
         "{} requests, the longest {:?}; {} instances stopped, {} requests in flight on them lost; true after {took:?}",

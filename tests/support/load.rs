@@ -14,6 +14,7 @@ use super::instance::Instance;
 #[derive(Debug, Clone)]
 pub struct Sent {
     pub id: String,
+    pub method: &'static str,
     pub at: Instant,
     pub took: Duration,
     /// 0 where no answer came.
@@ -21,6 +22,9 @@ pub struct Sent {
     /// The instance's name, or the code of the gateway's own error.
     pub answer: String,
 }
+
+/// At how many instances a request may be that may be repeated.
+const ATTEMPTS: usize = 3;
 
 /// Threads that ask until they are told to stop.
 pub struct Load {
@@ -81,7 +85,7 @@ fn ask(gateway: SocketAddr, thread: usize, pace: Duration, stop: &AtomicBool) ->
                 (0, error.to_string())
             }
         };
-        sent.push(Sent { id, at, took: at.elapsed(), status, answer });
+        sent.push(Sent { id, method, at, took: at.elapsed(), status, answer });
         // A pace, not a wait for anything. Late is late: no burst makes up for it.
         due = (due + pace).max(Instant::now());
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
@@ -89,8 +93,8 @@ fn ask(gateway: SocketAddr, thread: usize, pace: Duration, stop: &AtomicBool) ->
     sent
 }
 
-/// Holds what was sent against what was seen: every 2xx was served by exactly one instance, the one that it names,
-/// with its own body; nothing was served twice; what failed was served at most once.
+/// Holds what was sent against what was seen: every 2xx was served by the instance that it names, with its own body.
+/// A POST was at one instance, or where it failed at most at one; a GET was at no more than its attempts.
 pub fn check<'i>(sent: &[Sent], instances: impl IntoIterator<Item = &'i Instance>) -> History {
     let mut seen: HashMap<String, Vec<(String, Vec<u8>)>> = HashMap::new();
     for instance in instances {
@@ -102,14 +106,15 @@ pub fn check<'i>(sent: &[Sent], instances: impl IntoIterator<Item = &'i Instance
     let mut failures = Vec::new();
     for request in sent {
         let served = seen.remove(&request.id).unwrap_or_default();
+        let most = if request.method == "GET" { ATTEMPTS } else { 1 };
+        assert!(served.len() <= most, "{request:?} was tried at {served:?}");
+        let own = |body: &[u8]| body.is_empty() || body == request.id.as_bytes();
+        assert!(served.iter().all(|(_, body)| own(body)), "{request:?} came with another's body: {served:?}");
         if !(200..300).contains(&request.status) {
-            assert!(served.len() <= 1, "{request:?} was tried at {served:?}");
             failures.push(request.clone());
             continue;
         }
-        let [(by, body)] = &served[..] else { panic!("{request:?} was served by {served:?}") };
-        assert_eq!(*by, request.answer, "{request:?}");
-        assert!(body.is_empty() || *body == request.id.as_bytes(), "{request:?} came with another's body");
+        assert!(served.iter().any(|(by, _)| *by == request.answer), "{request:?} was served by {served:?}");
     }
     assert!(seen.is_empty(), "nobody sent these: {seen:?}");
     let longest = sent.iter().map(|s| s.took).max().unwrap_or_default();
