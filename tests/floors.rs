@@ -34,6 +34,7 @@ const PURE: &[&str] = &[
     "src/model/",
     "src/balance/",
     "src/table/health.rs",
+    "src/table/gradient.rs",
     "src/registry/zookeeper/mirror.rs",
     "src/registry/format/",
 ];

@@ -16,6 +16,7 @@ mod environment;
 mod error;
 mod gateway;
 mod listeners;
+mod load;
 mod names;
 mod nearest;
 mod network;

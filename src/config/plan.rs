@@ -261,6 +261,59 @@ pub struct ServiceDefaults {
     pub slow_start: Option<Duration>,
     /// How many attempts there may be on top of the requests, as a part of them.
     pub retry_budget: f64,
+    /// How many requests it may have at a time; `None`: any number.
+    pub load: Option<Arc<LoadLimits>>,
+}
+
+/// How many requests a service may have at a time, and what becomes of those over it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadLimits {
+    /// Over all its instances and workers; where `adaptive` is set, the most that it may come to.
+    pub max_requests: Option<u32>,
+    /// On each instance.
+    pub max_requests_per_instance: Option<u32>,
+    /// The limit over all instances follows their latency.
+    pub adaptive: bool,
+    /// Where requests wait.
+    pub queue: QueuePlan,
+}
+
+impl LoadLimits {
+    /// The most that an adaptive limit comes to where `max_requests` says nothing.
+    pub const ADAPTIVE_CEILING: u32 = 1_000;
+}
+
+/// Where requests over a limit wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueuePlan {
+    /// For so many of a service, over all workers.
+    pub length: u32,
+    /// For this long.
+    pub timeout: Duration,
+}
+
+impl Default for QueuePlan {
+    fn default() -> Self {
+        Self { length: 100, timeout: Duration::from_secs(1) }
+    }
+}
+
+/// How many requests of one key pass in a time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RatePlan {
+    /// So many,
+    pub rate: u32,
+    /// in each such time.
+    pub per: Duration,
+    /// So many at once.
+    pub burst: u32,
+    /// What is counted apart; `None`: the whole route is one.
+    pub key: Option<HashKey>,
+}
+
+impl RatePlan {
+    /// The `per` of a limit that names none.
+    pub const DEFAULT_PER: Duration = Duration::from_secs(1);
 }
 
 /// Instances of one zone come first.
@@ -295,6 +348,7 @@ impl Default for ServiceDefaults {
             zone: None,
             slow_start: None,
             retry_budget: Self::DEFAULT_RETRY_BUDGET,
+            load: None,
         }
     }
 }
@@ -383,6 +437,8 @@ pub struct RoutePlan {
     pub rewrite: Option<Rewrite>,
     /// What holds its requests back.
     pub barrier: Option<BarrierPlan>,
+    /// How many requests it takes.
+    pub rate: Option<RatePlan>,
 }
 
 impl Default for RoutePlan {
@@ -404,6 +460,7 @@ impl Default for RoutePlan {
             timeout: Some(Self::DEFAULT_TIMEOUT),
             rewrite: None,
             barrier: None,
+            rate: None,
         }
     }
 }

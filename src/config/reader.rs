@@ -212,6 +212,14 @@ impl<'a> Node<'a> {
         number
     }
 
+    /// `true` or `false`.
+    pub(super) fn flag(&self) -> Option<bool> {
+        if self.value.as_bool().is_none() {
+            self.wrong_type("true or false");
+        }
+        self.value.as_bool()
+    }
+
     /// The elements of a list, none if it is no list.
     pub(super) fn list(&self, expected: &str) -> Vec<Node<'a>> {
         let Some(array) = self.value.as_array() else {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method};
 
 use super::gateway::{DAY, INSTANT};
+use super::load::rate_limit;
 use super::names::{Captures, Known};
 use super::nodes;
 use super::plan::{BarrierPlan, HostMatch, PathMatch, Rewrite, RoutePlan, WeightedService};
@@ -99,6 +100,7 @@ fn route(table: &Table<'_>, known: &Known) -> Option<RoutePlan> {
     let barrier = barrier(table, known, services.as_deref());
     let retry = table.or("retry", RetrySpec::default(), retry);
     let hedge = table.get("hedge").and_then(|n| n.duration(INSTANT..=DAY));
+    let rate = table.get("rate_limit").map(|n| rate_limit(&n, captures));
     Some(RoutePlan {
         name: "".into(),
         host: match host {
@@ -124,6 +126,10 @@ fn route(table: &Table<'_>, known: &Known) -> Option<RoutePlan> {
             None => None,
         },
         barrier,
+        rate: match rate {
+            Some(rate) => Some(rate?),
+            None => None,
+        },
     })
 }
 

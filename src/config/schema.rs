@@ -147,6 +147,10 @@ const SERVICE_KEYS: &[Key] = &[
     key("zone", "string or table", Words("all alike")),
     key("slow_start", "duration", Words("as registered")),
     key("retry_budget", "number", Value("0.2")),
+    key("max_requests", "integer", Words("no limit")),
+    key("max_requests_per_instance", "integer", Words("no limit")),
+    key("adaptive", "boolean", Value("false")),
+    key("queue", "table", Words("the defaults below")),
 ];
 
 pub(super) static SERVICE: Section =
@@ -182,6 +186,12 @@ pub(super) static ZONE: Section = Section {
     ],
 };
 
+pub(super) static QUEUE: Section = Section {
+    path: &["services", "*", "queue"],
+    heading: "queue = { … }",
+    keys: &[key("length", "integer", Value("100")), key("timeout", "duration", Value("\"1s\""))],
+};
+
 pub(super) static LISTENER: Section = Section {
     path: &["listeners", "*"],
     heading: "[[listeners]]",
@@ -215,6 +225,7 @@ pub(super) static ROUTE: Section = Section {
         key("shard", "table", Words("none")),
         key("retry", "string or table", Words("as below")),
         key("hedge", "duration", Words("none")),
+        key("rate_limit", "table", Words("none")),
     ],
 };
 
@@ -227,6 +238,17 @@ pub(super) static RETRY: Section = Section {
         key("methods", "list of strings", Words("the idempotent ones")),
         key("per_try_timeout", "duration", Words("none")),
         key("buffer", "size", Value("\"64KiB\"")),
+    ],
+};
+
+pub(super) static RATE_LIMIT: Section = Section {
+    path: &["routes", "*", "rate_limit"],
+    heading: "rate_limit = { … }",
+    keys: &[
+        key("rate", "integer", Required),
+        key("per", "duration", Value("\"1s\"")),
+        key("burst", "integer", Words("the rate")),
+        key("key", "hash key", Words("one for the whole route")),
     ],
 };
 
@@ -257,7 +279,7 @@ pub(super) static SHARD: Section = Section {
 };
 
 /// Every section, in the order of the reference.
-pub static SECTIONS: [&Section; 20] = [
+pub static SECTIONS: [&Section; 22] = [
     &ROOT,
     &GATEWAY,
     &GATEWAY_REGISTER,
@@ -276,6 +298,8 @@ pub static SECTIONS: [&Section; 20] = [
     &WEIGHTED,
     &SHARD,
     &RETRY,
+    &QUEUE,
+    &RATE_LIMIT,
     &DRAIN_LOCK,
     &BARRIER,
 ];

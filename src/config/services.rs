@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::balance::balance;
 use super::gateway::{DAY, INSTANT};
+use super::load::load;
 use super::names::Known;
 use super::network::check_registry_path;
 use super::plan::{CatalogPlan, ServiceDefaults, ServicePlan, ZonePreference};
@@ -197,6 +198,7 @@ fn defaults(
         zone: zone.flatten(),
         slow_start: slow_start.flatten(),
         retry_budget,
+        load: load(table, protocol).map(std::sync::Arc::new),
     })
 }
 

@@ -15,22 +15,24 @@ pub(super) fn shard(node: &Node<'_>, known: &Known, captures: Captures<'_>) -> O
         .and_then(|n| known.catalog(&n));
     let policy = table.get("policy").map(|n| n.choice(&[("ring", ())]));
     let virtual_nodes = table.or("virtual_nodes", VIRTUAL_NODES, |n| n.integer(1..=10_000));
-    let key = table.require("key", KEY_FORMS).and_then(|node| {
-        let key = node.parse(KEY_FORMS, hash_key)?;
-        match &key {
-            HashKey::PathCapture(name) if !captures.offer(name) => {
-                let names = captures.names();
-                let names: Vec<String> = names.iter().map(|name| format!("path:{name}")).collect();
-                let accepted =
-                    if names.is_empty() { "a path with a {capture}".into() } else { names.join(", ") };
-                node.fail(format!("{} is no capture of this route; accepted: {accepted}", node.quoted()));
-                None
-            }
-            _ => Some(key),
-        }
-    });
+    let key = table.require("key", KEY_FORMS).and_then(|node| route_key(&node, captures));
     if policy == Some(None) {
         return None;
     }
     Some(ShardPlan { catalog: catalog?, key: key?, virtual_nodes })
+}
+
+/// A key of a route's requests: of captures only those that it has.
+pub(super) fn route_key(node: &Node<'_>, captures: Captures<'_>) -> Option<HashKey> {
+    let key = node.parse(KEY_FORMS, hash_key)?;
+    match &key {
+        HashKey::PathCapture(name) if !captures.offer(name) => {
+            let names = captures.names();
+            let names: Vec<String> = names.iter().map(|name| format!("path:{name}")).collect();
+            let accepted = if names.is_empty() { "a path with a {capture}".into() } else { names.join(", ") };
+            node.fail(format!("{} is no capture of this route; accepted: {accepted}", node.quoted()));
+            None
+        }
+        _ => Some(key),
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::table::TableReader;
+use crate::table::{Shed, TableReader};
 use crate::telemetry::{LiveSink, LiveSource};
 
 /// Reads the table in force.
@@ -29,8 +29,24 @@ impl LiveSource for TableSource {
             sink.in_flight(service, upstream.in_flight());
             sink.rejected(service, upstream.snapshot().rejected.len());
             sink.fingerprint(service, upstream.fingerprint().value());
+            if let Some((plan, limiter)) = upstream.limits() {
+                let limit = limiter.limit(plan);
+                if limit != u32::MAX {
+                    sink.concurrency_limit(service, limit);
+                }
+                sink.queue_length(service, limiter.waiting());
+                for reason in Shed::ALL {
+                    sink.shed(service, reason.as_str(), limiter.shed_count(reason));
+                }
+            }
             for endpoint in upstream.endpoints() {
                 sink.outcomes(service, &endpoint.id, endpoint.outcomes());
+            }
+        }
+        for route in table.routes() {
+            if let Some(rate) = &route.rate {
+                sink.rate_limited(&route.name, rate.limited());
+                sink.rate_limit_keys(&route.name, rate.keys());
             }
         }
     }

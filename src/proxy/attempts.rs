@@ -16,6 +16,7 @@ use super::forward::Routed;
 use super::grpc::GRPC_STATUS;
 use super::hedge::hedged;
 use super::probe;
+use super::queue;
 use super::replay::Replay;
 use super::retry::{Again, Facts, Failed, HAND_BACKS, Price, Reason, Spent, decide};
 use crate::model::{Protocol, ServiceName};
@@ -70,7 +71,7 @@ pub(super) async fn attempts(
     let mut tries = Tries::default();
     let repeatable = routed.retry.methods.contains(request.request().method());
     let replay = replay(&mut request, routed, repeatable);
-    let Some(mut lease) = first(call, routed).await else { return Err(ProxyError::NoInstances) };
+    let Some(mut lease) = first(call, routed).await? else { return Err(ProxyError::NoInstances) };
     loop {
         let mut endpoint = Arc::clone(lease.endpoint());
         call.instance = Some(Arc::clone(&endpoint.id));
@@ -220,11 +221,12 @@ fn told(call: &mut Call, failed: Failed) -> ProxyError {
 }
 
 /// An instance for the first attempt.
-async fn first(call: &Call, routed: &mut Routed) -> Option<Lease> {
-    match pick(call, routed, &[]) {
+async fn first(call: &Call, routed: &mut Routed) -> Result<Option<Lease>, ProxyError> {
+    let picked = match pick(call, routed, &[]) {
         None if !routed.primary_wait.is_zero() => await_primary(call, routed, &[]).await,
         picked => picked,
-    }
+    };
+    if picked.is_some() { Ok(picked) } else { queue::slot(call, routed, &[]).await }
 }
 
 /// An instance for another attempt, where the budget has room for it. It looks at the table of now: what is gone
@@ -257,6 +259,10 @@ pub(super) async fn next(
         && !matches!(again.reason, Reason::Status | Reason::Hedge)
     {
         picked = await_primary(call, routed, &tries.tried).await;
+    }
+    // An answer in the hand is not kept waiting for a better one.
+    if picked.is_none() && !matches!(again.reason, Reason::Status | Reason::Hedge) {
+        picked = queue::slot(call, routed, &tries.tried).await.ok().flatten();
     }
     let lease = picked?;
     // Where one connection of its pool was dead, the next may be.

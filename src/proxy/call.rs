@@ -47,6 +47,8 @@ pub(super) struct Call {
     pub(super) upstream: Option<Duration>,
     status: Option<StatusCode>,
     error: Option<&'static str>,
+    /// Seconds after which a client that is turned away may come again.
+    pub(super) retry_after: u32,
     pub(super) received: Rc<Cell<u64>>,
     pub(super) sent: u64,
     /// The instance's side of a tunnel, once it switched.
@@ -85,6 +87,7 @@ impl Call {
             upstream: None,
             status: None,
             error: None,
+            retry_after: 1,
             received: Rc::default(),
             sent: 0,
             tunnel: None,

@@ -18,6 +18,7 @@ use super::body::Body;
 use super::clock::Clock;
 use super::filter::{Chain, Filters};
 use super::headers::{IdBlock, Via, request_id};
+use super::queue::Lines;
 use crate::config::plan::{ListenerKind, ListenerPlan};
 use crate::model::ServiceName;
 use crate::table::{CachedReader, RoutingTable, TableReader};
@@ -71,6 +72,8 @@ pub struct ProxyContext {
     series: RefCell<HashMap<SeriesKey, SeriesEntry, BuildHasherDefault<PlaceHasher>>>,
     connects: RefCell<HashMap<ServiceName, SecondsSeries>>,
     pub(super) chain: Option<Chain>,
+    /// Requests that wait for a slot of a limited service.
+    pub(super) lines: Lines,
 }
 
 /// An allocation of this size is a page of its own to the allocator. To free one makes it look at what it
@@ -177,6 +180,7 @@ impl ProxyContext {
             series: RefCell::default(),
             connects: RefCell::default(),
             chain: Chain::new(&shared.filters),
+            lines: Lines::default(),
             shared,
         }
     }

@@ -104,6 +104,14 @@ fn route(call: &mut Call, request: &mut Request<Body>) -> Result<Routed, ProxyEr
         };
         let matched = table.route(&input).ok_or(ProxyError::NoRoute)?;
         call.route = Some(Arc::clone(&matched.route.name));
+        if let Some(rate) = &matched.route.rate {
+            let key = rate.plan().key.as_ref();
+            let key = key.and_then(|key| affinity::key(key, &input, &matched, call.address));
+            rate.check(key.as_deref()).map_err(|wait| {
+                call.retry_after = wait.as_secs_f64().ceil().max(1.0) as u32;
+                ProxyError::RateLimited
+            })?;
+        }
         let chosen = match &matched.route.shard {
             None => matched.choose_service(table, rng),
             Some(shard) => {

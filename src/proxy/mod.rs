@@ -27,6 +27,7 @@ mod http2;
 mod io;
 mod listener;
 mod probe;
+mod queue;
 mod replay;
 mod request;
 mod respond;

@@ -23,6 +23,8 @@ pub(super) struct Manner {
     pub(super) head: bool,
     /// HTTP/1: this is the connection's last answer.
     pub(super) close: bool,
+    /// Seconds, for those that are turned away.
+    pub(super) retry_after: u32,
 }
 
 /// The answer for an error.
@@ -56,8 +58,8 @@ fn problem(error: &ProxyError, request_id: &HeaderValue, manner: Manner) -> Resp
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    if status == StatusCode::SERVICE_UNAVAILABLE {
-        headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+        headers.insert(RETRY_AFTER, HeaderValue::from(manner.retry_after));
     }
     if manner.bare {
         headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
@@ -82,7 +84,7 @@ mod tests {
         let answer = error(
             &ProxyError::NoInstances,
             &ID,
-            Manner { grpc: false, bare: false, head: false, close: false },
+            Manner { grpc: false, bare: false, head: false, close: false, retry_after: 1 },
         );
         assert_eq!(answer.status(), 503);
         assert_eq!(answer.headers()["x-zoogate-error"], "no_instances");
@@ -93,8 +95,11 @@ mod tests {
 
     #[test]
     fn a_grpc_client_gets_a_trailers_only_answer() {
-        let answer =
-            error(&ProxyError::NoRoute, &ID, Manner { grpc: true, bare: false, head: false, close: false });
+        let answer = error(
+            &ProxyError::NoRoute,
+            &ID,
+            Manner { grpc: true, bare: false, head: false, close: false, retry_after: 1 },
+        );
         assert_eq!(answer.status(), 200);
         assert_eq!(answer.headers()["grpc-status"], "12");
         assert_eq!(answer.headers()["content-type"], "application/grpc");

@@ -138,6 +138,7 @@ fn refuse(mut call: Box<Call>, error: &ProxyError, no_request: bool) -> Response
         bare: no_request && matches!(error, ProxyError::BadRequest(_) | ProxyError::RequestTimeout),
         head: call.method == Method::HEAD,
         close: !client.http2 && (error.closes() || client.context.is_draining()),
+        retry_after: call.retry_after,
     };
     let (parts, body) = respond::error(error, &call.request_id, manner).into_parts();
     client.state.resolve_hold(Hold::Http);

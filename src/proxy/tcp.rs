@@ -12,8 +12,8 @@ use super::conn::{ConnState, Reading, Timeouts};
 use super::context::{ListenerState, ProxyContext};
 use super::probe;
 use super::tunnel::{self, End};
-use crate::model::{HashKey, ServiceName};
-use crate::table::{Lease, PickRequest, affinity};
+use crate::model::{HashKey, InstanceChoice, ServiceName};
+use crate::table::{Lease, PickRequest, Shed, affinity};
 use crate::telemetry::Outcome;
 
 /// What a connection came to.
@@ -82,7 +82,13 @@ async fn connect(
             upstream.pick(PickRequest { rng, worker: context.worker, key, tried: &tried, now })
         });
         let Some(lease) = lease else {
-            record.error = Some(if tried.is_empty() { "no_instances" } else { "connect_failed" });
+            record.error = Some(if is_full(context, service, &tried) {
+                "overloaded"
+            } else if tried.is_empty() {
+                "no_instances"
+            } else {
+                "connect_failed"
+            });
             return None;
         };
         if !tried.is_empty() {
@@ -104,6 +110,19 @@ async fn connect(
             }
         }
     }
+}
+
+/// Whether somebody would do who is at a limit. A connection does not wait for that.
+fn is_full(context: &ProxyContext, service: &ServiceName, tried: &[u64]) -> bool {
+    context.with_table(|table, _| {
+        let upstream = table.upstream(service.as_str());
+        let limiter =
+            upstream.and_then(|u| u.limits().filter(|_| u.is_worth_waiting(InstanceChoice::Any, tried)));
+        if let Some((_, limiter)) = limiter {
+            limiter.shed(Shed::QueueFull);
+        }
+        limiter.is_some()
+    })
 }
 
 fn log(

@@ -146,6 +146,18 @@ impl Vitals {
         }
     }
 
+    /// The same, unless so many are in flight already.
+    pub(super) fn begin_below(&self, cap: u32, counted: bool) -> bool {
+        // What ends meanwhile only makes room: the count is never more than it says.
+        let more =
+            |begun: u64| (begun.saturating_sub(self.outcomes.total()) < u64::from(cap)).then(|| begun + 1);
+        let began = self.begun.fetch_update(Ordering::AcqRel, Ordering::Relaxed, more).is_ok();
+        if began && counted {
+            self.census.in_flight.fetch_add(1, Ordering::Relaxed);
+        }
+        began
+    }
+
     pub(super) fn end(&self, outcome: Outcome, counted: bool) {
         self.outcomes.add(outcome);
         if counted {

@@ -201,8 +201,16 @@ fn explain_instances(
             }
             verdict => verdict,
         };
-        let reason =
-            if before && state == InstanceState::Up { reason + ", but at its load bound" } else { reason };
+        let reason = if before && state == InstanceState::Up && !upstream.is_full(slot) {
+            reason + ", but at its load bound"
+        } else {
+            reason
+        };
+        let (verdict, reason) = match upstream.cap().filter(|_| upstream.is_full(slot)) {
+            Some(cap) if verdict == POSSIBLE => (REJECTED, format!("at its limit of {cap} requests")),
+            Some(cap) => (verdict, format!("{reason}, but at its limit of {cap} requests")),
+            None => (verdict, reason),
+        };
         let label = &upstream.endpoints()[slot].id;
         if verdict == CHOSEN && decided {
             out.instance = Some(label.to_string());

@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::balance::Slot;
+use crate::config::plan::LoadLimits;
 use crate::telemetry::Outcome;
 
 use super::Endpoint;
+use super::limit::Ticket;
 
 /// A request's hold on an endpoint: in flight until it is settled or dropped.
 ///
@@ -22,12 +24,37 @@ pub struct Lease {
     counted: bool,
     /// What it counts as when it is dropped.
     outcome: Outcome,
+    /// Its slot of a limited service. Given back after the endpoint's, so that who waits finds both.
+    ticket: Option<Limited>,
+}
+
+/// A ticket, and by what it is limited.
+#[derive(Debug)]
+struct Limited {
+    ticket: Ticket,
+    plan: Arc<LoadLimits>,
 }
 
 impl Lease {
     pub(super) fn new(endpoint: Arc<Endpoint>, slot: Slot, since: Instant, counted: bool) -> Self {
         endpoint.vitals.begin(counted);
-        Self { endpoint, slot, since, counted, outcome: Outcome::Cancelled }
+        Self { endpoint, slot, since, counted, outcome: Outcome::Cancelled, ticket: None }
+    }
+
+    /// The same within a service's limits: none where the endpoint is at its own.
+    pub(super) fn limited(
+        endpoint: Arc<Endpoint>,
+        slot: Slot,
+        since: Instant,
+        counted: bool,
+        (ticket, plan): (Ticket, &Arc<LoadLimits>),
+    ) -> Result<Self, Ticket> {
+        let cap = plan.max_requests_per_instance.unwrap_or(u32::MAX);
+        if !endpoint.vitals.begin_below(cap, counted) {
+            return Err(ticket);
+        }
+        let ticket = Some(Limited { ticket, plan: Arc::clone(plan) });
+        Ok(Self { endpoint, slot, since, counted, outcome: Outcome::Cancelled, ticket })
     }
 
     /// Whom it is for.
@@ -53,6 +80,9 @@ impl Lease {
     /// The request is over. `latency` is the time to the answer's head, where there was one.
     pub fn settle(mut self, outcome: Outcome, latency: Option<Duration>) {
         self.outcome = outcome;
+        if let Some(Limited { ticket, plan }) = &self.ticket {
+            ticket.observe(outcome, latency, plan);
+        }
         if let Some(latency) = latency {
             // An instance that fails fast must not look fast.
             self.endpoint.vitals.observe(latency, self.since + latency, outcome != Outcome::Ok);

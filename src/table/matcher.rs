@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::config::plan::{HostMatch, NodePlan, RoutePlan, Segment};
 
 use super::gate::Gate;
+use super::rate::Rate;
 use super::request::{RouteInput, decode_segment};
 use super::route::{Route, next_segment, remainder};
 
@@ -35,15 +36,21 @@ struct Node {
 impl Matcher {
     #[cfg(test)]
     pub(super) fn new(plans: Vec<RoutePlan>) -> Self {
-        Self::gated(plans, &HashMap::new())
+        Self::gated(plans, &HashMap::new(), &Self::default())
     }
 
-    /// The routes of these plans, each with the gate of its barrier.
-    pub(super) fn gated(plans: Vec<RoutePlan>, gates: &HashMap<NodePlan, Arc<Gate>>) -> Self {
+    /// The routes of these plans, each with the gate of its barrier. What the routes before have counted for a
+    /// rate limit goes on where the limit is the same.
+    pub(super) fn gated(plans: Vec<RoutePlan>, gates: &HashMap<NodePlan, Arc<Gate>>, before: &Self) -> Self {
+        let rates: HashMap<&str, &Arc<Rate>> =
+            before.routes.iter().filter_map(|route| Some((&*route.name, route.rate.as_ref()?))).collect();
         let route = |plan: RoutePlan| {
             let barrier = plan.barrier.as_ref();
             let gate = barrier.and_then(|b| Some((Arc::clone(gates.get(&b.node)?), b.wait)));
-            Arc::new(Route { gate, ..Route::from(plan) })
+            let kept = rates.get(&*plan.name).filter(|rate| plan.rate.as_ref() == Some(rate.plan()));
+            let kept = kept.map(|rate| Arc::clone(rate));
+            let route = Route::from(plan);
+            Arc::new(Route { gate, rate: kept.or(route.rate.clone()), ..route })
         };
         let mut routes: Vec<Arc<Route>> = plans.into_iter().map(route).collect();
         // Stable: what ranks the same stays in file order.

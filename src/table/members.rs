@@ -13,6 +13,7 @@ use super::budget::Budgets;
 use super::config::ServiceSpec;
 use super::endpoint::{Census, Endpoint, Vitals};
 use super::health::Status;
+use super::limit::Limiter;
 use super::warm::Ramps;
 use super::zone::Local;
 
@@ -49,6 +50,8 @@ pub(super) struct Lasting {
     pub(super) workers: usize,
     pub(super) census: Arc<Census>,
     pub(super) budgets: Budgets,
+    /// Made for those that are limited.
+    limiter: OnceLock<Arc<Limiter>>,
 }
 
 impl Lasting {
@@ -56,7 +59,12 @@ impl Lasting {
         let census = Census { ejected: AtomicU32::new(0), in_flight: AtomicU32::new(0) };
         let workers = workers.max(1);
         let cursors = Arc::new(Cursors::new(2 * workers));
-        Self { cursors, workers, census: Arc::new(census), budgets: Budgets::new(workers) }
+        let (census, budgets) = (Arc::new(census), Budgets::new(workers));
+        Self { cursors, workers, census, budgets, limiter: OnceLock::new() }
+    }
+
+    pub(super) fn limiter(&self) -> &Arc<Limiter> {
+        self.limiter.get_or_init(|| Arc::new(Limiter::new(self.workers)))
     }
 }
 

@@ -12,6 +12,7 @@ use crate::config::plan::{HostMatch, PathMatch, Rewrite, RoutePlan, Segment, Sha
 use crate::model::{InstanceChoice, RetrySpec};
 
 use super::gate::Gate;
+use super::rate::Rate;
 use super::request::{RouteInput, decode_segment};
 
 /// A route, checked and ready.
@@ -47,6 +48,8 @@ pub struct Route {
     pub retry: RetrySpec,
     /// After how long a second instance is asked as well.
     pub hedge: Option<Duration>,
+    /// How many requests it takes.
+    pub rate: Option<Arc<Rate>>,
     /// Sum of the services' weights.
     pub(super) total_weight: u64,
 }
@@ -112,6 +115,7 @@ impl From<RoutePlan> for Route {
             primary_wait,
             retry,
             hedge,
+            rate,
         } = plan;
         // `/` has no segments, however it was split.
         if matches!(&path.segments[..], [Segment::Literal(only)] if only.is_empty()) {
@@ -134,6 +138,7 @@ impl From<RoutePlan> for Route {
             primary_wait,
             retry,
             hedge,
+            rate: rate.map(|plan| Arc::new(Rate::new(plan))),
             total_weight,
         }
     }

@@ -20,12 +20,12 @@ use super::zone::Local;
 pub struct Upstream {
     spec: Arc<ServiceSpec>,
     snapshot: Arc<ServiceSnapshot>,
-    members: Arc<Members>,
+    pub(super) members: Arc<Members>,
     /// The primary's slot, where one is named and there.
     primary: Option<Slot>,
     departed: Arc<[Departed]>,
     revision: u64,
-    lasting: Arc<Lasting>,
+    pub(super) lasting: Arc<Lasting>,
 }
 
 /// An instance that left, for as long as requests are open on it.
@@ -235,13 +235,27 @@ impl Upstream {
     /// The same among some of its instances. For the primary there is nothing to balance: keys and turns do
     /// not count.
     pub fn pick_among(&self, choice: InstanceChoice, request: PickRequest<'_>) -> Option<Lease> {
+        match &self.spec.defaults.load {
+            None => self.choose(choice, request).map(|(endpoint, slot, now)| {
+                Lease::new(endpoint, slot, now, self.balance().load_bound.is_some())
+            }),
+            Some(plan) => self.pick_limited(plan, choice, request, false),
+        }
+    }
+
+    /// Which endpoint, and where it is.
+    pub(super) fn choose(
+        &self,
+        choice: InstanceChoice,
+        request: PickRequest<'_>,
+    ) -> Option<(Arc<Endpoint>, Slot, Instant)> {
         let PickRequest { rng, worker, key, tried, now } = request;
         let of = |id: &u64| self.endpoints().iter().position(|endpoint| endpoint.target.id == *id);
         // Empty but for retries: then this allocates nothing.
         let exclude: Vec<Slot> = tried.iter().filter_map(of).collect();
         let affinity = key.map(hash::key);
         let slot = if choice == InstanceChoice::Primary {
-            self.primary_slot().filter(|slot| !exclude.contains(slot))?
+            self.primary_slot().filter(|slot| !exclude.contains(slot) && !self.is_full(*slot))?
         } else {
             // Turns through the replicas are turns of their own: skipping the primary must not cost it its
             // turn among all.
@@ -250,8 +264,7 @@ impl Upstream {
             let mut context = PickContext { rng, worker, affinity, exclude: &exclude };
             self.first(choice, now, |balancer, view| balancer.pick(&mut context, view))?
         };
-        let endpoint = Arc::clone(self.endpoints().get(slot)?);
-        Some(Lease::new(endpoint, slot, now, self.balance().load_bound.is_some()))
+        Some((Arc::clone(self.endpoints().get(slot)?), slot, now))
     }
 
     /// Asks the balancers in their order: the preferred zone's, everybody's, and everybody's with the ejected.
@@ -270,7 +283,9 @@ impl Upstream {
             return Some(slot);
         }
         let balancer = &*self.members.balancer;
-        ask(balancer, &view(false, None)).or_else(|| ask(balancer, &view(true, None)))
+        // Who waits for one that is at its limit is not better off with one that is ejected.
+        ask(balancer, &view(false, None))
+            .or_else(|| if self.waits() { None } else { ask(balancer, &view(true, None)) })
     }
 
     /// The preferred zone, while it serves alone.
@@ -369,6 +384,9 @@ impl Candidates for View<'_> {
         if self.except == Some(slot) {
             return false;
         }
+        if self.upstream.is_full(slot) {
+            return false;
+        }
         let Some(slot) = self.upstream.members.slots.get(slot).filter(|slot| slot.enabled) else {
             return false;
         };
@@ -407,6 +425,7 @@ impl Candidates for View<'_> {
 
     fn all_usable(&self) -> bool {
         self.except.is_none()
+            && self.upstream.cap().is_none()
             && (self.anyone || self.upstream.lasting.census.ejected.load(Ordering::Relaxed) == 0)
             && !self.has_tombs()
     }

@@ -38,6 +38,48 @@ pub struct ServiceView {
     pub instances: Vec<InstanceView>,
     /// Sorted by node.
     pub rejected: Vec<RejectedView>,
+    /// Under which limits it is, and how it stands with them; null: under none.
+    pub limits: Option<LimitsView>,
+}
+
+/// A service's limits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LimitsView {
+    /// Requests that may be in flight now; null: any number.
+    pub limit: Option<u32>,
+    /// Requests that count towards it.
+    pub in_flight: u32,
+    /// As configured.
+    pub max_requests: Option<u32>,
+    /// As configured.
+    pub max_requests_per_instance: Option<u32>,
+    /// Whether `limit` follows the latency.
+    pub adaptive: bool,
+    /// Requests that wait.
+    pub waiting: u32,
+    /// As many may.
+    pub queue_length: u32,
+    /// Requests that were turned away, by why.
+    pub shed: BTreeMap<&'static str, u64>,
+    /// Instances at their own limit.
+    pub full: Vec<String>,
+}
+
+/// A route's rate limit.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RateView {
+    /// So many requests,
+    pub rate: u32,
+    /// in so many seconds.
+    pub per: f64,
+    /// So many at once.
+    pub burst: u32,
+    /// What is counted apart; null: nothing.
+    pub key: Option<String>,
+    /// Keys whose bucket is not full.
+    pub keys: usize,
+    /// Requests that were refused.
+    pub limited: u64,
 }
 
 /// An instance.
@@ -103,6 +145,8 @@ pub struct RouteView {
     pub instances: &'static str,
     /// In seconds.
     pub primary_wait: f64,
+    /// How many requests it takes.
+    pub rate_limit: Option<RateView>,
 }
 
 /// A route's barrier.
@@ -213,6 +257,7 @@ impl RoutingTable {
             stale_reason: base.and_then(|base| base.reason.as_deref()).map(str::to_owned),
             instances: upstream.instance_views(),
             rejected: snapshot.rejected.iter().map(RejectedView::new).collect(),
+            limits: upstream.limits_view(),
         }
     }
 
@@ -280,6 +325,14 @@ impl Route {
             }),
             instances: self.instances.as_str(),
             primary_wait: self.primary_wait.as_secs_f64(),
+            rate_limit: self.rate.as_ref().map(|rate| RateView {
+                rate: rate.plan().rate,
+                per: rate.plan().per.as_secs_f64(),
+                burst: rate.plan().burst,
+                key: rate.plan().key.as_ref().map(ToString::to_string),
+                keys: rate.keys(),
+                limited: rate.limited(),
+            }),
         }
     }
 }

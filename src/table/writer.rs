@@ -148,7 +148,7 @@ impl TableWriter {
         self.settings = Arc::new(settings);
         self.sharded = ShardRings::wanted(&routes);
         self.regroup = true;
-        self.matcher = Arc::new(Matcher::gated(routes, &self.gates));
+        self.matcher = Arc::new(Matcher::gated(routes, &self.gates, &self.matcher));
         let mut names: BTreeSet<ServiceName> = self.specs.services.keys().cloned().collect();
         names.extend(self.published.upstreams.iter().map(|(name, _)| name.clone()));
         names.extend(self.pending.keys().cloned());

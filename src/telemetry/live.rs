@@ -102,6 +102,36 @@ impl LiveSink {
         }
     }
 
+    /// `zoogate_concurrency_limit{service}`.
+    pub fn concurrency_limit(&mut self, service: &str, limit: u32) {
+        let help = "Requests that a service may have in flight now.";
+        self.gauge("zoogate_concurrency_limit", help, &[("service", service)], f64::from(limit));
+    }
+
+    /// `zoogate_queue_length{service}`.
+    pub fn queue_length(&mut self, service: &str, waiting: u32) {
+        let help = "Requests that wait for a slot of a service at its limit.";
+        self.gauge("zoogate_queue_length", help, &[("service", service)], f64::from(waiting));
+    }
+
+    /// `zoogate_shed_total{service,reason}`.
+    pub fn shed(&mut self, service: &str, reason: &str, count: u64) {
+        let help = "Requests turned away because a service is at its limit, by why.";
+        self.counter("zoogate_shed_total", help, &[("service", service), ("reason", reason)], count);
+    }
+
+    /// `zoogate_rate_limited_total{route}`.
+    pub fn rate_limited(&mut self, route: &str, count: u64) {
+        let help = "Requests over their route's rate limit.";
+        self.counter("zoogate_rate_limited_total", help, &[("route", route)], count);
+    }
+
+    /// `zoogate_rate_limit_keys{route}`.
+    pub fn rate_limit_keys(&mut self, route: &str, count: usize) {
+        let help = "Keys of a route's rate limit whose bucket is not full.";
+        self.gauge("zoogate_rate_limit_keys", help, &[("route", route)], count as f64);
+    }
+
     fn gauge(&mut self, name: &'static str, help: &'static str, labels: &[(&str, &str)], value: f64) {
         let mut gauge = Gauge::default();
         gauge.set_value(value);

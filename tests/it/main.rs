@@ -35,6 +35,7 @@ mod kvstore;
 mod kvstore_gateway;
 mod lifecycle;
 mod observability;
+mod overload;
 mod primaries;
 mod recipes;
 mod registrars;

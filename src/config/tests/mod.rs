@@ -263,6 +263,7 @@ rewrite = "/x"
             zone: Some(ZonePreference { prefer: "eu-1".into(), spill_below: 0.25 }),
             slow_start: Some(Duration::from_secs(30)),
             retry_budget: 0.5,
+            load: None,
         }
     );
     let CatalogPlan { name, path, .. } = &plan.catalogs[0];
