@@ -116,13 +116,13 @@ async fn wait(
     mut pick: impl FnMut() -> Option<Lease>,
 ) -> Result<Option<Lease>, ProxyError> {
     let context: &ProxyContext = &call.client.context;
-    let limited = context.with_table(|table, _| {
+    let found = context.with_table(|table, _| {
         let upstream = table.upstream(service.as_str())?;
         let (plan, limiter) = upstream.limits()?;
         let worth = upstream.is_worth_waiting(choice, tried);
         worth.then(|| (plan.clone(), limiter.clone()))
     });
-    let Some((plan, limiter)) = limited else { return Ok(None) };
+    let Some((plan, limiter)) = found else { return Ok(None) };
     let shed = |reason: Shed| {
         limiter.shed(reason);
         ProxyError::Overloaded

@@ -163,8 +163,8 @@ impl Limiter {
             return Err(Shed::QueueFull);
         }
         // The first is let in on any pace: without anybody in line there would be no new one.
-        let pace = f32::from_bits(self.pace.load(Relaxed));
-        if f64::from(pace) * f64::from(ahead) > queue.timeout.as_secs_f64() * 1e6 {
+        let each = f32::from_bits(self.pace.load(Relaxed));
+        if f64::from(each) * f64::from(ahead) > queue.timeout.as_secs_f64() * 1e6 {
             return Err(Shed::TooLate);
         }
         Ok(place)
