@@ -9,14 +9,16 @@ use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use super::call::Call;
 use super::context::ProxyContext;
 use super::error::ProxyError;
+use super::forward::Routed;
 use crate::model::{InstanceChoice, ServiceName};
-use crate::table::{Lease, Shed};
+use crate::table::{Lease, PickRequest, Shed, Upstream};
 
 /// The lines of one worker.
 #[derive(Debug, Default)]
@@ -115,7 +117,6 @@ async fn wait(
     tried: &[u64],
     mut pick: impl FnMut() -> Option<Lease>,
 ) -> Result<Option<Lease>, ProxyError> {
-    let context: &ProxyContext = &call.client.context;
     let found = context.with_table(|table, _| {
         let upstream = table.upstream(service.as_str())?;
         let (plan, limiter) = upstream.limits()?;
