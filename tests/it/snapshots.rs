@@ -176,6 +176,7 @@ path = "/services/orders"
 [services.by-user]
 path = "/services/orders"
 balance = {{ policy = "ring", key = "header:x-user" }}
+max_requests = 1000
 [services.spent]
 path = "/services/orders"
 retry_budget = 0
@@ -189,6 +190,7 @@ service = "spent"
 path = "/by-user"
 service = "by-user"
 barrier = "/maintenance"
+rate_limit = {{ rate = 1000 }}
 [[routes]]
 service = "orders"
 "#,
