@@ -1,5 +1,6 @@
 //! A request's attempts: to one instance after the other, until there is an answer to pass on.
 
+use std::cell::Cell;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -77,14 +78,34 @@ pub(super) async fn attempts(
         call.instance = Some(Arc::clone(&endpoint.id));
         call.lease = Some(lease);
         call.attempt_since = Instant::now();
+        let (mut moved, dialled) = (None, Cell::new(None));
         let hedge = routed.hedge.take().filter(|_| hedgeable(&request, repeatable));
         let sent = if let Some(delay) = hedge {
             // Boxed: it would make the future of every request larger.
             Box::pin(hedged(call, routed, &mut tries, &mut request, &mut endpoint, delay)).await
         } else {
-            let limit = routed.retry.per_try_timeout;
-            timed(context, &routed.service, &endpoint, &mut request, tries.anew, limit).await
+            let (limit, bodiless) = (routed.retry.per_try_timeout, request.is_bodiless());
+            let mut attempt = pin!(timed(context, &endpoint, &mut request, tries.anew, limit, &dialled));
+            let watched = if repeatable {
+                context.clock.unless_ejected(&endpoint, attempt.as_mut()).await
+            } else {
+                Some(attempt.as_mut().await)
+            };
+            if let Some(sent) = watched {
+                sent
+            } else {
+                let whole = bodiless || replay.as_ref().is_some_and(Replay::is_whole);
+                let facts = Facts { repeatable, whole, attempts: routed.retry.attempts };
+                if let Some(again) = decide(&Failed::Ejected, facts, tries.spent) {
+                    moved = next(call, routed, &mut tries, again, &endpoint).await;
+                }
+                // Where there is nobody else, it may answer yet.
+                if moved.is_some() { Err(Failed::Ejected) } else { attempt.await }
+            }
         };
+        if let Some(took) = dialled.take() {
+            context.connected(&routed.service, took);
+        }
         let (failed, answer) = match sent {
             Ok(answer) => {
                 call.upstream = Some(call.attempt_since.elapsed());
@@ -99,9 +120,9 @@ pub(super) async fn attempts(
         settle(call, &endpoint, &failed);
         let whole = request.is_whole() || replay.as_ref().is_some_and(Replay::is_whole);
         let facts = Facts { repeatable, whole, attempts: routed.retry.attempts };
-        let next = match decide(&failed, facts, tries.spent) {
-            Some(again) => next(call, routed, &mut tries, again, &endpoint).await,
-            None => None,
+        let next = match (moved, decide(&failed, facts, tries.spent)) {
+            (None, Some(again)) => next(call, routed, &mut tries, again, &endpoint).await,
+            (moved, _) => moved,
         };
         let Some(next) = next else {
             replay.iter().for_each(Replay::forget);
@@ -148,27 +169,27 @@ fn hedgeable(request: &Outgoing<Body>, repeatable: bool) -> bool {
     request.is_bodiless() && (repeatable || request.request().method().is_idempotent())
 }
 
-/// One instance's turn, for so long at the most.
+/// One instance's turn, for so long at the most. `dialled` tells how long a connection took that had to be made.
 pub(super) async fn timed(
     context: &Rc<ProxyContext>,
-    service: &ServiceName,
     endpoint: &Endpoint,
     request: &mut Outgoing<Body>,
     anew: bool,
     limit: Option<Duration>,
+    dialled: &Cell<Option<Duration>>,
 ) -> Result<Response<UpstreamBody>, Failed> {
     let until = limit.and_then(|limit| Instant::now().checked_add(limit));
-    let attempt = pin!(attempt(context, service, endpoint, request, anew));
+    let attempt = pin!(attempt(context, endpoint, request, anew, dialled));
     context.clock.within(until, attempt).await.unwrap_or(Err(Failed::TryTimeout))
 }
 
 /// One instance's turn: a connection, the request over it, the head of the answer.
 async fn attempt(
     context: &Rc<ProxyContext>,
-    service: &ServiceName,
     endpoint: &Endpoint,
     request: &mut Outgoing<Body>,
     anew: bool,
+    dialled: &Cell<Option<Duration>>,
 ) -> Result<Response<UpstreamBody>, Failed> {
     let target = &endpoint.target;
     let connection = if anew {
@@ -177,9 +198,7 @@ async fn attempt(
         context.transport.connect(target).await
     };
     let connection = connection.map_err(Failed::Connect)?;
-    if let Some(took) = connection.dialled() {
-        context.connected(service, took);
-    }
+    dialled.set(connection.dialled());
     connection.send(request).await.map_err(Failed::from)
 }
 
@@ -205,7 +224,7 @@ pub(super) fn settle(call: &mut Call, endpoint: &Arc<Endpoint>, failed: &Failed)
             return probe::connect_failed(&call.client.context, service, endpoint, error);
         }
         Failed::Unsent | Failed::Refused(_) | Failed::Reset { .. } | Failed::Protocol(_) => Outcome::Reset,
-        Failed::TryTimeout => Outcome::Timeout,
+        Failed::TryTimeout | Failed::Ejected => Outcome::Timeout,
         Failed::Body(_) => Outcome::Cancelled,
         // It may still be passed on.
         Failed::Status => return,
@@ -260,8 +279,8 @@ pub(super) async fn next(
     {
         picked = await_primary(call, routed, &tries.tried).await;
     }
-    // An answer in the hand is not kept waiting for a better one.
-    if picked.is_none() && !matches!(again.reason, Reason::Status | Reason::Hedge) {
+    // An answer in the hand, and an attempt that runs, are not kept waiting for a better one.
+    if picked.is_none() && !matches!(again.reason, Reason::Status | Reason::Hedge | Reason::Silent) {
         picked = queue::slot(call, routed, &tries.tried).await.ok().flatten();
     }
     let lease = picked?;

@@ -5,10 +5,12 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use super::conn::ConnState;
+use crate::table::{Endpoint, InstanceState};
 
 /// How often a worker ticks, and by how much a deadline may be late.
 pub const TICK: Duration = Duration::from_millis(50);
@@ -19,6 +21,7 @@ pub(super) struct Clock {
     draining: Cell<Option<Instant>>,
     connections: RefCell<Slots<Rc<ConnState>>>,
     alarms: RefCell<Slots<(Instant, Waker)>>,
+    watches: RefCell<Slots<(Arc<Endpoint>, Waker)>>,
 }
 
 /// A list with holes: O(1) to enter and to leave.
@@ -40,6 +43,7 @@ impl Clock {
             draining: Cell::new(None),
             connections: RefCell::default(),
             alarms: RefCell::default(),
+            watches: RefCell::default(),
         })
     }
 
@@ -57,6 +61,11 @@ impl Clock {
         }
         for (at, waker) in self.alarms.borrow().iter() {
             if *at <= now {
+                waker.wake_by_ref();
+            }
+        }
+        for (endpoint, waker) in self.watches.borrow().iter() {
+            if is_out(endpoint) {
                 waker.wake_by_ref();
             }
         }
@@ -97,6 +106,37 @@ impl Clock {
                 return Poll::Ready(Err(Elapsed));
             }
             alarm.set(at, cx);
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+/// Whether it is out of rotation, while its node is there.
+fn is_out(endpoint: &Endpoint) -> bool {
+    endpoint.state() == InstanceState::Ejected
+}
+
+impl Clock {
+    /// Runs `future` to its end, or until the endpoint that it waits for is ejected: `None`. One that was out before
+    /// does not count. That is seen at a tick.
+    pub(super) async fn unless_ejected<F: Future>(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        mut future: Pin<&mut F>,
+    ) -> Option<F::Output> {
+        if is_out(endpoint) {
+            return Some(future.await);
+        }
+        let mut watch = Watch { clock: self, key: None };
+        poll_fn(|cx| {
+            if let Poll::Ready(value) = future.as_mut().poll(cx) {
+                return Poll::Ready(Some(value));
+            }
+            if is_out(endpoint) {
+                return Poll::Ready(None);
+            }
+            watch.set(endpoint, cx);
             Poll::Pending
         })
         .await
@@ -144,6 +184,33 @@ impl Drop for Alarm<'_> {
     fn drop(&mut self) {
         if let Some(key) = self.key {
             self.clock.alarms.borrow_mut().remove(key);
+        }
+    }
+}
+
+struct Watch<'a> {
+    clock: &'a Clock,
+    key: Option<usize>,
+}
+
+impl Watch<'_> {
+    fn set(&mut self, endpoint: &Arc<Endpoint>, cx: &Context<'_>) {
+        let mut watches = self.clock.watches.borrow_mut();
+        match self.key {
+            Some(key) => {
+                if let Some((_, waker)) = &mut watches.items[key] {
+                    waker.clone_from(cx.waker());
+                }
+            }
+            None => self.key = Some(watches.insert((Arc::clone(endpoint), cx.waker().clone()))),
+        }
+    }
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        if let Some(key) = self.key {
+            self.clock.watches.borrow_mut().remove(key);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! A second attempt beside one that takes too long: the first good answer wins.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
@@ -31,11 +32,13 @@ pub(super) async fn hedged(
     delay: Duration,
 ) -> Attempted {
     let client = Rc::clone(&call.client);
-    let (context, service, limit) = (&client.context, routed.service.clone(), routed.retry.per_try_timeout);
+    let (context, limit) = (&client.context, routed.retry.per_try_timeout);
+    let dials = [Cell::new(None), Cell::new(None)];
     let mut copy = Outgoing::from(copy_of(request.request()));
     let (one, at) = (Arc::clone(endpoint), call.attempt_since.checked_add(delay));
-    let mut first = pin!(timed(context, &service, &one, request, false, limit));
+    let mut first = pin!(timed(context, &one, request, false, limit, &dials[0]));
     if let Ok(done) = context.clock.within(at, first.as_mut()).await {
+        dials[0].take().inspect(|took| context.connected(&routed.service, *took));
         return done;
     }
     let again = Again { reason: Reason::Hedge, price: Price::Budgeted, same: false };
@@ -43,7 +46,7 @@ pub(super) async fn hedged(
     let (other, since) = (Arc::clone(lease.endpoint()), Instant::now());
     tries.exclude(&other);
     call.hedge = Some(lease);
-    let mut second = pin!(timed(context, &service, &other, &mut copy, false, limit));
+    let mut second = pin!(timed(context, &other, &mut copy, false, limit, &dials[1]));
     let mut ended: [Option<Attempted>; 2] = [None, None];
     let good = |ended: &Option<Attempted>| matches!(ended, Some(Ok(answer)) if !is_listed(answer, routed, call.grpc));
     poll_fn(|cx| {
@@ -62,6 +65,9 @@ pub(super) async fn hedged(
         if over { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
+    for took in dials.iter().filter_map(Cell::take) {
+        context.connected(&routed.service, took);
+    }
     // Where neither is good, an answer is better than none.
     let second_wins = good(&ended[1]) || !good(&ended[0]) && !matches!(ended[0], Some(Ok(_)));
     let [first, second] = ended;

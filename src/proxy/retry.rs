@@ -35,6 +35,8 @@ pub(super) enum Failed {
     Status,
     /// No head of an answer in the time for one attempt.
     TryTimeout,
+    /// The instance was ejected while the request waited for it.
+    Ejected,
     /// What came is no valid answer.
     Protocol(String),
     /// The client's own body failed.
@@ -85,6 +87,7 @@ pub(super) enum Reason {
     Reset,
     Status,
     Timeout,
+    Silent,
     /// It is beside the last attempt, not after it.
     Hedge,
 }
@@ -99,6 +102,7 @@ impl Reason {
             Self::Reset => "reset",
             Self::Status => "status",
             Self::Timeout => "timeout",
+            Self::Silent => "silent",
             Self::Hedge => "hedge",
         }
     }
@@ -144,6 +148,8 @@ pub(super) fn decide(failed: &Failed, facts: Facts, spent: Spent) -> Option<Agai
         Failed::Reset { .. } => paid(Reason::Reset, Price::Budgeted, false),
         Failed::Status => paid(Reason::Status, Price::Budgeted, false),
         Failed::TryTimeout => paid(Reason::Timeout, Price::Budgeted, false),
+        // One that nobody gets an answer from does not work for them either.
+        Failed::Ejected => paid(Reason::Silent, Price::Charged, false),
         Failed::Protocol(_) | Failed::Body(_) => None,
     }
 }
@@ -153,9 +159,11 @@ impl Spent {
     pub(super) fn count(&mut self, again: Again) {
         match again.reason {
             Reason::ConnectFailed | Reason::Unsent | Reason::RefusedStream => self.unsent += 1,
-            Reason::Reset | Reason::Status | Reason::Timeout | Reason::Hedge => self.sent += 1,
+            Reason::Reset | Reason::Status | Reason::Timeout | Reason::Silent | Reason::Hedge => {
+                self.sent += 1;
+            }
         }
-        self.stale += u32::from(again.price == Price::Charged);
+        self.stale += u32::from(again.reason == Reason::Reset && again.price == Price::Charged);
     }
 }
 
@@ -166,7 +174,7 @@ impl Failed {
             Self::Connect(cause) => ProxyError::ConnectFailed(cause.to_string()),
             Self::Unsent => ProxyError::ConnectFailed("the connection ended at once".into()),
             Self::Refused(cause) | Self::Reset { cause, .. } => ProxyError::UpstreamReset(cause),
-            Self::TryTimeout => ProxyError::UpstreamTimeout,
+            Self::TryTimeout | Self::Ejected => ProxyError::UpstreamTimeout,
             Self::Protocol(cause) => ProxyError::UpstreamProtocol(cause),
             Self::Status | Self::Body(_) => ProxyError::Internal,
         }
@@ -189,7 +197,7 @@ mod tests {
         Failed::Connect(ConnectError::Timeout { address: "a:1".into(), within: Duration::from_secs(1) })
     }
 
-    fn each() -> [(Failed, &'static str); 9] {
+    fn each() -> [(Failed, &'static str); 10] {
         [
             (no_connection(), "connect_failed"),
             (Failed::Unsent, "unsent"),
@@ -198,6 +206,7 @@ mod tests {
             (reset(true), "reset"),
             (Failed::Status, "status"),
             (Failed::TryTimeout, "timeout"),
+            (Failed::Ejected, "silent"),
             (Failed::Protocol(String::new()), ""),
             (Failed::Body("".into()), ""),
         ]
@@ -235,11 +244,11 @@ mod tests {
         let spent = Spent { sent: 2, ..Spent::default() };
         assert_eq!(reasons(ALL, spent), ["connect_failed", "unsent", "refused_stream"]);
         let spent = Spent { unsent: MAX_UNSENT, ..Spent::default() };
-        assert_eq!(reasons(ALL, spent), ["reset", "reset", "status", "timeout"]);
+        assert_eq!(reasons(ALL, spent), ["reset", "reset", "status", "timeout", "silent"]);
     }
 
     #[test]
-    fn only_the_first_stale_connection_is_not_held_back_by_the_budget() {
+    fn the_budget_holds_back_all_but_the_first_stale_connection_and_a_silent_instance() {
         let price = |failed, spent| decide(&failed, ALL, spent).map(|again| (again.price, again.same));
         let first = Spent::default();
         assert_eq!(price(reset(true), first), Some((Price::Charged, true)));
@@ -247,6 +256,7 @@ mod tests {
         spent.count(decide(&reset(true), ALL, first).unwrap());
         assert_eq!((spent.stale, spent.sent, spent.unsent), (1, 1, 0));
         assert_eq!(price(reset(true), spent), Some((Price::Budgeted, false)));
+        assert_eq!(price(Failed::Ejected, spent), Some((Price::Charged, false)));
         for failed in [reset(false), Failed::Status, Failed::TryTimeout] {
             assert_eq!(price(failed, first), Some((Price::Budgeted, false)));
         }

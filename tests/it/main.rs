@@ -42,6 +42,7 @@ mod registrars;
 mod registration;
 mod reload_listeners;
 mod retries;
+mod retries_h2;
 mod roles;
 mod roles_zookeeper;
 mod simulation;
