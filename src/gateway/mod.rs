@@ -3,6 +3,7 @@
 mod accept;
 mod assembly;
 mod barriers;
+mod descriptors;
 mod drain_lock;
 mod elections;
 mod error;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 use super::barriers::Barriers;
+use super::descriptors;
 use super::elections::Elections;
 use super::journal::Journal;
 use super::registries::{Registries, RegistryChange};
@@ -95,6 +96,7 @@ impl Pump {
     fn configure(&mut self, plan: &Plan, registries: &mut Registries, pending: &mut Pending) {
         let mut config = TableConfig::new(plan, &self.own);
         config.balancers.clone_from(&self.balancers);
+        descriptors::limit(&mut config.settings.limits, plan.gateway.workers);
         let before = self.writer.reader().load();
         self.writer.gates(self.barriers.configure(plan));
         for (service, membership) in self.writer.configure(config) {

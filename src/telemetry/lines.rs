@@ -5,12 +5,15 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
 /// Lines that may wait for the writer.
 const QUEUE: usize = 16 * 1024;
+
+/// And so many bytes of them.
+const QUEUED_BYTES: usize = 16 << 20;
 
 /// Where lines go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +36,8 @@ enum Message {
 #[derive(Clone)]
 pub struct LineSink {
     queue: SyncSender<Message>,
+    /// Bytes that wait for the writer.
+    queued: Arc<AtomicUsize>,
     dropped: Arc<AtomicU64>,
 }
 
@@ -50,17 +55,25 @@ impl LineSink {
         let out = Output::open(target)?;
         let (queue, messages) = sync_channel(QUEUE);
         let dropped = Arc::new(AtomicU64::new(0));
-        let lost = Arc::clone(&dropped);
-        std::thread::Builder::new().name("lines".into()).spawn(move || out.run(&messages, &lost))?;
-        Ok(Self { queue, dropped })
+        let queued = Arc::new(AtomicUsize::new(0));
+        let (lost, waiting) = (Arc::clone(&dropped), Arc::clone(&queued));
+        std::thread::Builder::new()
+            .name("lines".into())
+            .spawn(move || out.run(&messages, &waiting, &lost))?;
+        Ok(Self { queue, queued, dropped })
     }
 
     /// Hands over one line or several, their newlines included. Never blocks: a full queue drops and counts them.
     pub fn line(&self, line: Vec<u8>) {
-        if let Err(
+        let size = line.len();
+        if self.queued.fetch_add(size, Ordering::Relaxed) > QUEUED_BYTES {
+            self.queued.fetch_sub(size, Ordering::Relaxed);
+            self.dropped.fetch_add(count(&line), Ordering::Relaxed);
+        } else if let Err(
             TrySendError::Full(Message::Line(lost)) | TrySendError::Disconnected(Message::Line(lost)),
         ) = self.queue.try_send(Message::Line(line))
         {
+            self.queued.fetch_sub(size, Ordering::Relaxed);
             self.dropped.fetch_add(count(&lost), Ordering::Relaxed);
         }
     }
@@ -99,7 +112,7 @@ impl Output {
         })
     }
 
-    fn run(mut self, messages: &Receiver<Message>, lost: &AtomicU64) {
+    fn run(mut self, messages: &Receiver<Message>, queued: &AtomicUsize, lost: &AtomicU64) {
         let mut batch = Vec::with_capacity(64 * 1024);
         while let Ok(first) = messages.recv() {
             let mut lines = 0;
@@ -108,6 +121,7 @@ impl Output {
             while let Some(message) = next {
                 match message {
                     Message::Line(line) => {
+                        queued.fetch_sub(line.len(), Ordering::Relaxed);
                         lines += count(&line);
                         batch.extend_from_slice(&line);
                     }

@@ -12,6 +12,7 @@ const RESET: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
@@ -137,6 +138,20 @@ fn empty_data_without_end_ends_the_connection() {
 fn a_flood_of_settings_or_pings_ends_the_connection() {
     flood("settings", 100, &[], |_| frame(SETTINGS, 0, 0, &[0, 4, 0, 1, 0, 0]).repeat(50));
     flood("ping", 100, &[], |_| frame(PING, 0, 0, &[7; 8]).repeat(50));
+}
+
+#[test]
+fn a_flood_of_window_updates_and_streams_that_we_are_made_to_reset_end_the_connection() {
+    flood("window update", 100, &[], |_| frame(WINDOW_UPDATE, 0, 0, &1_u32.to_be_bytes()).repeat(50));
+    // An update by nothing is an error of the stream, so that it is we who reset it.
+    flood("made you reset", 200, &[], |index| {
+        let mut out = Vec::new();
+        for stream in (index * 50..index * 50 + 50).map(|n| n * 2 + 1) {
+            out.extend(frame(HEADERS, END_HEADERS | END_STREAM, stream, &get_block("/o/never")));
+            out.extend(frame(WINDOW_UPDATE, 0, stream, &0_u32.to_be_bytes()));
+        }
+        out
+    });
 }
 
 #[test]

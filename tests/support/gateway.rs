@@ -140,15 +140,29 @@ impl Gateway {
         Self::start_with(name, config, |_| {})
     }
 
+    /// The same, with so many descriptors to open.
+    pub fn start_limited(name: &str, config: &str, descriptors: usize) -> Self {
+        let scratch = Scratch::new(name);
+        let config = scratch.write("zoogate.toml", &with_admin(config));
+        let run = format!("ulimit -n {descriptors}; exec \"$0\" run --config \"$1\"");
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(run).arg(binary().get_program()).arg(&config);
+        Self::found(Process::start(&mut command), config, scratch)
+    }
+
+    fn found(process: Process, config: PathBuf, scratch: Scratch) -> Self {
+        let (log, out) = (process.log.clone(), process.out.clone());
+        let admin = log.find("admin address", |line| address_in(line, "admin listening"));
+        Self { process, config, log, out, admin, scratch }
+    }
+
     /// The same, after `prepare` has worked in the configuration's folder.
     pub fn start_with(name: &str, config: &str, prepare: impl FnOnce(&Path)) -> Self {
         let scratch = Scratch::new(name);
         prepare(scratch.path());
         let config = scratch.write("zoogate.toml", &with_admin(config));
         let process = Process::start(binary().args(["run", "--config"]).arg(&config));
-        let (log, out) = (process.log.clone(), process.out.clone());
-        let admin = log.find("admin address", |line| address_in(line, "admin listening"));
-        Self { process, config, log, out, admin, scratch }
+        Self::found(process, config, scratch)
     }
 
     /// The folder of its configuration file.

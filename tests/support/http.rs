@@ -80,6 +80,11 @@ impl Client {
         self.answer(method == "HEAD")
     }
 
+    /// Sends these bytes, whatever they are.
+    pub fn send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.stream.write_all(bytes)
+    }
+
     /// Reads one answer.
     pub fn answer(&mut self, bodiless: bool) -> std::io::Result<Answer> {
         let end = loop {
