@@ -35,6 +35,7 @@ const PURE: &[&str] = &[
     "src/balance/",
     "src/table/health.rs",
     "src/table/gradient.rs",
+    "src/gateway/guard.rs",
     "src/registry/zookeeper/mirror.rs",
     "src/registry/format/",
 ];

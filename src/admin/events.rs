@@ -83,6 +83,7 @@ impl Event {
             "address": instance.address.to_string(),
             "weight": instance.weight,
             "enabled": instance.enabled,
+            "limbo": instance.facts.limbo,
             "zone": instance.zone,
             "role": instance.role.map(crate::model::Role::as_str),
             "created": created,

@@ -263,6 +263,8 @@ pub struct ServiceDefaults {
     pub retry_budget: f64,
     /// How many requests it may have at a time; `None`: any number.
     pub load: Option<Arc<LoadLimits>>,
+    /// What becomes of instances that vanish in a mass; `None`: they are gone, as always.
+    pub vanish_guard: Option<VanishGuard>,
 }
 
 /// How many requests a service may have at a time, and what becomes of those over it.
@@ -316,6 +318,23 @@ impl RatePlan {
     pub const DEFAULT_PER: Duration = Duration::from_secs(1);
 }
 
+/// Instances that vanish in a mass are held for a while, as long as they answer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct VanishGuard {
+    /// It engages where this part of a service or more vanishes ...
+    pub share: f64,
+    /// ... within this time.
+    pub window: Duration,
+    /// Who is held goes after this time, whether it answers or not.
+    pub hold: Duration,
+}
+
+impl Default for VanishGuard {
+    fn default() -> Self {
+        Self { share: 0.5, window: Duration::from_secs(10), hold: Duration::from_secs(300) }
+    }
+}
+
 /// Instances of one zone come first.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ZonePreference {
@@ -349,6 +368,7 @@ impl Default for ServiceDefaults {
             slow_start: None,
             retry_budget: Self::DEFAULT_RETRY_BUDGET,
             load: None,
+            vanish_guard: None,
         }
     }
 }

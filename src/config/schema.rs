@@ -151,6 +151,7 @@ const SERVICE_KEYS: &[Key] = &[
     key("max_requests_per_instance", "integer", Words("no limit")),
     key("adaptive", "boolean", Value("false")),
     key("queue", "table", Words("the defaults below")),
+    key("vanish_guard", "table", Words("off")),
 ];
 
 pub(super) static SERVICE: Section =
@@ -190,6 +191,16 @@ pub(super) static QUEUE: Section = Section {
     path: &["services", "*", "queue"],
     heading: "queue = { … }",
     keys: &[key("length", "integer", Value("100")), key("timeout", "duration", Value("\"1s\""))],
+};
+
+pub(super) static VANISH_GUARD: Section = Section {
+    path: &["services", "*", "vanish_guard"],
+    heading: "vanish_guard = { … }",
+    keys: &[
+        key("share", "number", Value("0.5")),
+        key("window", "duration", Value("\"10s\"")),
+        key("hold", "duration", Value("\"5m\"")),
+    ],
 };
 
 pub(super) static LISTENER: Section = Section {
@@ -279,7 +290,7 @@ pub(super) static SHARD: Section = Section {
 };
 
 /// Every section, in the order of the reference.
-pub static SECTIONS: [&Section; 22] = [
+pub static SECTIONS: [&Section; 23] = [
     &ROOT,
     &GATEWAY,
     &GATEWAY_REGISTER,
@@ -293,6 +304,7 @@ pub static SECTIONS: [&Section; 22] = [
     &BALANCE,
     &PRIMARY,
     &ZONE,
+    &VANISH_GUARD,
     &LISTENER,
     &ROUTE,
     &WEIGHTED,

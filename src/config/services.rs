@@ -8,7 +8,7 @@ use super::gateway::{DAY, INSTANT};
 use super::load::load;
 use super::names::Known;
 use super::network::check_registry_path;
-use super::plan::{CatalogPlan, ServiceDefaults, ServicePlan, ZonePreference};
+use super::plan::{CatalogPlan, ServiceDefaults, ServicePlan, VanishGuard, ZonePreference};
 use super::reader::{Node, Table};
 use super::schema::{self, Section};
 use crate::model::{
@@ -187,6 +187,7 @@ fn defaults(
     let zone = table.get("zone").map(|n| zone(&n, known));
     let slow_start = table.get("slow_start").map(|n| n.duration(Duration::ZERO..=DAY));
     let retry_budget = table.or("retry_budget", default.retry_budget, |n| n.number(0.0..=1.0));
+    let vanish_guard = table.get("vanish_guard").map(|n| vanish_guard(&n));
     Some(ServiceDefaults {
         format,
         reading,
@@ -199,6 +200,19 @@ fn defaults(
         slow_start: slow_start.flatten(),
         retry_budget,
         load: load(table, protocol).map(std::sync::Arc::new),
+        vanish_guard: vanish_guard.flatten(),
+    })
+}
+
+fn vanish_guard(node: &Node<'_>) -> Option<VanishGuard> {
+    let table = node.table(&schema::VANISH_GUARD)?;
+    let default = VanishGuard::default();
+    let second = Duration::from_secs(1);
+    let hour = Duration::from_secs(3600);
+    Some(VanishGuard {
+        share: table.or("share", default.share, |n| n.number(0.0..=1.0)),
+        window: table.or("window", default.window, |n| n.duration(second..=hour)),
+        hold: table.or("hold", default.hold, |n| n.duration(second..=DAY)),
     })
 }
 

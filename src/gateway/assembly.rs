@@ -16,6 +16,7 @@ use super::error::StartError;
 use super::fleet::{self, Fleet};
 use super::handover::{self, Door, Handed, Inherited, Successor};
 use super::journal::{Journal, JournalFile, Place};
+use super::limbo::Limbo;
 use super::live::TableSource;
 use super::pump::{self, Pump};
 use super::snapshots::Snapshots;
@@ -115,6 +116,7 @@ impl Gateway {
             journal: Journal::new(events.clone(), event_log.clone()),
             barriers: Barriers::default(),
             elections: Elections::default(),
+            limbo: Limbo::default(),
         };
         let (pump_orders, pump_thread) = start_pump(pump)?;
         configure(&pump_orders, &plan).await;

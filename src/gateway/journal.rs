@@ -55,7 +55,8 @@ impl Journal {
                 service: service.clone(),
                 change,
                 instance: Arc::clone(instance),
-                cause,
+                // Whoever goes into limbo or out of it, but for those that the registry has back.
+                cause: if instance.facts.limbo { Cause::Guard } else { cause },
                 published_after: Duration::ZERO,
             };
             self.pending.push((event, received));

@@ -14,6 +14,7 @@ use super::barriers::Barriers;
 use super::descriptors;
 use super::elections::Elections;
 use super::journal::Journal;
+use super::limbo::{Limbo, Turn};
 use super::registries::{Registries, RegistryChange};
 use super::snapshots::{Restored, Snapshots};
 use super::status::RegistryStatus;
@@ -54,6 +55,8 @@ pub(super) struct Pump {
     pub(super) barriers: Barriers,
     /// Elections that name primaries.
     pub(super) elections: Elections,
+    /// Holds instances that vanish in a mass.
+    pub(super) limbo: Limbo,
 }
 
 impl Pump {
@@ -81,6 +84,12 @@ impl Pump {
                     self.take(change, &mut changes, &registries, &mut pending);
                 }
                 () = sleep_until(gathered) => self.publish(&mut pending),
+                probed = self.limbo.wait() => {
+                    let (table, now) = (self.writer.reader().load(), Instant::now());
+                    let turns = self.limbo.turn(probed, &table, now);
+                    drop(table);
+                    self.hold(turns, now, &mut pending);
+                }
                 _ = sweep.tick() => {
                     self.writer.sweep();
                     self.writer.warm(unix_ms());
@@ -119,6 +128,11 @@ impl Pump {
             }
         }
         self.publish(pending);
+        // Guards begin with what is published.
+        let table = self.writer.reader().load();
+        let turns = self.limbo.configure(plan, &table);
+        drop(table);
+        self.hold(turns, Instant::now(), pending);
     }
 
     fn take(
@@ -156,6 +170,7 @@ impl Pump {
         match from.change {
             Change::Updated { service, snapshot, received } => {
                 self.snapshots.touch(&from.registry, Instant::now());
+                let snapshot = self.limbo.told(&service, snapshot, Instant::now());
                 let snapshot = self.elections.members(&service, snapshot);
                 let membership = self.writer.apply(&service, snapshot);
                 self.count(&from.registry, &service, &membership, Cause::Event, received);
@@ -201,6 +216,7 @@ impl Pump {
         for Restored { registry, base, written, services } in restored {
             let count: usize = services.iter().map(|(_, snapshot)| snapshot.instances.len()).sum();
             for (service, snapshot) in services {
+                let snapshot = self.limbo.told(&service, snapshot, now);
                 let membership = self.writer.apply(&service, snapshot);
                 self.count(&registry, &service, &membership, Cause::Snapshot, now);
             }
@@ -217,8 +233,31 @@ impl Pump {
     }
 
     fn gone(&mut self, registry: &RegistryName, service: &ServiceName, cause: Cause, received: Instant) {
-        let membership = self.writer.gone(service);
+        let membership = match self.limbo.gone(service, Instant::now()) {
+            Some(held) => self.writer.apply(service, held),
+            None => self.writer.gone(service),
+        };
         self.count(registry, service, &membership, cause, received);
+    }
+
+    /// Publishes what becomes of those in limbo.
+    fn hold(&mut self, turns: Vec<Turn>, now: Instant, pending: &mut Pending) {
+        if turns.is_empty() {
+            return;
+        }
+        for Turn { service, snapshot } in turns {
+            let before = self.writer.reader().load();
+            let Some(upstream) = before.upstream(service.as_str()) else { continue };
+            let membership = match snapshot {
+                Some(snapshot) => {
+                    let snapshot = self.elections.members(&service, snapshot);
+                    self.writer.apply(&service, snapshot)
+                }
+                None => self.writer.gone(&service),
+            };
+            self.count(&upstream.spec().registry, &service, &membership, Cause::Guard, now);
+        }
+        self.publish(pending);
     }
 
     /// A catalog that is watched anew knows nothing of the children that its watch before had told: those that its

@@ -234,7 +234,7 @@ impl Keeper {
             if !self.unused.contains_key(base)
                 && let Some(stored) = bases.get_mut(base)
             {
-                stored.services.push((upstream.name().clone(), Arc::clone(upstream.snapshot())));
+                stored.services.push((upstream.name().clone(), without_held(upstream.snapshot())));
             }
         }
         for base in bases.values_mut() {
@@ -268,6 +268,16 @@ fn origin(registry: &RegistryPlan) -> String {
         RegistryKind::ZooKeeper { connect, .. } => format!("zookeeper {connect}"),
         RegistryKind::Directory { path } => format!("directory {}", path.display()),
     }
+}
+
+/// Who is in limbo is not registered: a start does not know whether it answers.
+fn without_held(snapshot: &Arc<ServiceSnapshot>) -> Arc<ServiceSnapshot> {
+    if !snapshot.instances.iter().any(|instance| instance.facts.limbo) {
+        return Arc::clone(snapshot);
+    }
+    let mut kept = ServiceSnapshot::clone(snapshot);
+    kept.instances.retain(|instance| !instance.facts.limbo);
+    Arc::new(kept)
 }
 
 /// A configuration may deny today what it allowed when the snapshot was written.

@@ -145,6 +145,8 @@ pub struct NodeFacts {
     pub created_ms: Option<u64>,
     /// Who keeps it alive.
     pub owner: Owner,
+    /// Whether it vanished, and is held as long as it answers.
+    pub limbo: bool,
 }
 
 /// One registration, decoded. A value: equal means indistinguishable to the gateway.

@@ -353,6 +353,7 @@ impl<'a> InstanceRecord<'a> {
                     Some(0) => Owner::Nobody,
                     Some(id) => Owner::Session(id),
                 },
+                limbo: false,
             },
             metadata: self.metadata.into_iter().map(|(k, v)| ((&*k).into(), (&*v).into())).collect(),
         })
@@ -374,7 +375,7 @@ mod tests {
         rich.scheme = Some("http".into());
         rich.registered_ms = Some(5);
         rich.warmup_ms = Some(6);
-        rich.facts = NodeFacts { created_ms: Some(9), owner: Owner::Session(-3) };
+        rich.facts = NodeFacts { created_ms: Some(9), owner: Owner::Session(-3), limbo: false };
         rich.metadata.insert("k".into(), "v \"\u{1f600}".into());
         let plain = Instance::new(id("b", 9), "orders.internal:8080".parse().unwrap());
         let snapshot = ServiceSnapshot {

@@ -28,13 +28,15 @@ pub enum InstanceState {
     Ejected,
     /// The registration says that it wants no traffic.
     Disabled,
+    /// Gone from the registry with many others, and held as long as it answers.
+    Limbo,
     /// Gone from the registry, with requests still open.
     Draining,
 }
 
 impl InstanceState {
     /// Every state.
-    pub const ALL: [Self; 4] = [Self::Up, Self::Ejected, Self::Disabled, Self::Draining];
+    pub const ALL: [Self; 5] = [Self::Up, Self::Ejected, Self::Disabled, Self::Limbo, Self::Draining];
 
     /// The name in answers and metrics.
     pub fn as_str(self) -> &'static str {
@@ -42,6 +44,7 @@ impl InstanceState {
             Self::Up => "up",
             Self::Ejected => "ejected",
             Self::Disabled => "disabled",
+            Self::Limbo => "limbo",
             Self::Draining => "draining",
         }
     }

@@ -201,11 +201,13 @@ fn explain_instances(
             }
             verdict => verdict,
         };
-        let reason = if before && state == InstanceState::Up && !upstream.is_full(slot) {
-            reason + ", but at its load bound"
-        } else {
-            reason
-        };
+        let reason =
+            if before && matches!(state, InstanceState::Up | InstanceState::Limbo) && !upstream.is_full(slot)
+            {
+                reason + ", but at its load bound"
+            } else {
+                reason
+            };
         let (verdict, reason) = match upstream.cap().filter(|_| upstream.is_full(slot)) {
             Some(cap) if verdict == POSSIBLE => (REJECTED, format!("at its limit of {cap} requests")),
             Some(cap) => (verdict, format!("{reason}, but at its limit of {cap} requests")),

@@ -221,6 +221,12 @@ fn group<'a>(snapshot: &'a ServiceSnapshot, before: Option<&Before<'_>>) -> (Vec
         let same = before.id == instance.id && before.address == instance.address;
         same.then_some(*slot as Slot)
     };
+    // Who is in limbo lives on where its address is registered again, whatever its node is called now.
+    let held = before.into_iter().flat_map(|b| b.snapshot.instances.iter().zip(&b.members.slot_of));
+    let held: HashMap<&Address, Slot> = held
+        .filter(|(before, _)| before.facts.limbo)
+        .map(|(before, slot)| (&before.address, *slot as Slot))
+        .collect();
     let mut slots: HashMap<&Address, u32> = HashMap::with_capacity(snapshot.instances.len());
     let mut groups: Vec<Group<'_>> = Vec::with_capacity(snapshot.instances.len());
     let mut slot_of = Vec::with_capacity(snapshot.instances.len());
@@ -235,7 +241,7 @@ fn group<'a>(snapshot: &'a ServiceSnapshot, before: Option<&Before<'_>>) -> (Vec
             group.weight = Some(group.weight.unwrap_or(0.0).max(instance.weight));
         }
         let kept = known(instance);
-        group.kept = group.kept.or(kept);
+        group.kept = group.kept.or(kept).or_else(|| held.get(address).copied());
         slot_of.push(slot);
     }
     (groups, slot_of.into())

@@ -335,6 +335,7 @@ impl Upstream {
                 _ if !instance.enabled => InstanceState::Disabled,
                 // Retired while this generation is still being read: the registration stands here.
                 InstanceState::Ejected => InstanceState::Ejected,
+                _ if instance.facts.limbo => InstanceState::Limbo,
                 _ => InstanceState::Up,
             };
             (instance, slot as Slot, state)
@@ -347,7 +348,7 @@ impl Upstream {
     }
 
     /// How many instances are in each state, in the order of [`InstanceState::ALL`].
-    pub fn count_by_state(&self) -> [(InstanceState, usize); 4] {
+    pub fn count_by_state(&self) -> [(InstanceState, usize); 5] {
         let mut counts = InstanceState::ALL.map(|state| (state, 0));
         let states = self.instances().map(|(_, _, state)| state);
         for state in states.chain(self.draining().map(|_| InstanceState::Draining)) {

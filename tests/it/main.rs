@@ -51,6 +51,7 @@ mod snapshot_on_disk;
 mod snapshots;
 mod spread;
 mod tunnels;
+mod vanish_guard;
 mod wire_floods;
 mod wire_h2;
 mod wire_http1;

@@ -10,7 +10,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::plan::{
     AccessLog, CatalogPlan, Credential, GatewayPlan, Limits, ListenerKind, LogPlan, RegistryKind,
-    RegistryPlan, Rewrite, RoutePlan, ServiceDefaults, ServiceRef, ShardPlan, ZonePreference,
+    RegistryPlan, Rewrite, RoutePlan, ServiceDefaults, ServiceRef, ShardPlan, VanishGuard, ZonePreference,
 };
 use super::schema::{Fallback, SECTIONS};
 use super::{ConfigErrors, Plan, load, parse};
@@ -212,6 +212,7 @@ dns_ttl = "0s"
 zone = { spill_below = 0.25 }
 slow_start = "30s"
 retry_budget = 0.5
+vanish_guard = { share = 0.25, hold = "1m" }
 [[listeners]]
 name = "db"
 listen = "[::1]:0"
@@ -264,6 +265,11 @@ rewrite = "/x"
             slow_start: Some(Duration::from_secs(30)),
             retry_budget: 0.5,
             load: None,
+            vanish_guard: Some(VanishGuard {
+                share: 0.25,
+                window: Duration::from_secs(10),
+                hold: Duration::from_secs(60),
+            }),
         }
     );
     let CatalogPlan { name, path, .. } = &plan.catalogs[0];

@@ -110,7 +110,7 @@ impl Stamp {
         let created_ms = created.and_then(|since| u64::try_from(since.as_millis()).ok());
         Self {
             incarnation: incarnation(own),
-            facts: NodeFacts { created_ms, owner: Owner::Unknown },
+            facts: NodeFacts { created_ms, owner: Owner::Unknown, limbo: false },
             content: (target.ino(), target.len(), modified.map_or(0, |since| since.as_nanos())),
             linked: own.is_symlink() || own.nlink() > 1,
             symbolic: own.is_symlink(),

@@ -118,7 +118,7 @@ fn facts(stat: &Stat) -> NodeFacts {
         owner if is_special(owner) => Owner::Nobody,
         owner => Owner::Session(owner),
     };
-    NodeFacts { created_ms: u64::try_from(stat.ctime).ok().filter(|ms| *ms > 0), owner }
+    NodeFacts { created_ms: u64::try_from(stat.ctime).ok().filter(|ms| *ms > 0), owner, limbo: false }
 }
 
 /// Whether an owner marks a container, or a node with a time to live.

@@ -234,7 +234,8 @@ fn spring_and_dubbo_registrations_of_one_application_do_not_mix() {
 #[test]
 fn instances_carry_what_the_registry_knows_of_their_nodes() {
     let mut view = view();
-    let facts = NodeFacts { created_ms: Some(1_720_000_000_000), owner: Owner::Session(0x1234) };
+    let facts =
+        NodeFacts { created_ms: Some(1_720_000_000_000), owner: Owner::Session(0x1234), limbo: false };
     view.put(None, "a", ONE, facts, b"h:1");
     assert_eq!(view.now().instances[0].facts, facts);
 }
