@@ -15,6 +15,7 @@ mod document;
 mod environment;
 mod error;
 mod gateway;
+mod health;
 mod listeners;
 mod load;
 mod names;

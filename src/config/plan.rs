@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 use ipnet::{IpNet, Ipv4Net};
 
 use crate::model::{
@@ -265,6 +265,36 @@ pub struct ServiceDefaults {
     pub load: Option<Arc<LoadLimits>>,
     /// What becomes of instances that vanish in a mass; `None`: they are gone, as always.
     pub vanish_guard: Option<VanishGuard>,
+    /// What takes an instance out of rotation; `None`: a failed connect alone.
+    pub ejection: Option<Arc<EjectionPlan>>,
+}
+
+/// What takes an instance out of rotation beside a failed connect, and how many of a service.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EjectionPlan {
+    /// So many failures in a row.
+    pub failures: u32,
+    /// Answers that count as failures.
+    pub statuses: Box<[StatusCode]>,
+    /// At most this part of a service's instances is ejected.
+    pub max_ejected: f64,
+    /// Ejection is ignored where less than this part is usable.
+    pub panic_threshold: f64,
+}
+
+impl Default for EjectionPlan {
+    fn default() -> Self {
+        Self {
+            failures: 5,
+            statuses: Box::new([
+                StatusCode::BAD_GATEWAY,
+                StatusCode::SERVICE_UNAVAILABLE,
+                StatusCode::GATEWAY_TIMEOUT,
+            ]),
+            max_ejected: 0.5,
+            panic_threshold: 0.3,
+        }
+    }
 }
 
 /// How many requests a service may have at a time, and what becomes of those over it.
@@ -369,6 +399,7 @@ impl Default for ServiceDefaults {
             retry_budget: Self::DEFAULT_RETRY_BUDGET,
             load: None,
             vanish_guard: None,
+            ejection: Some(Arc::default()),
         }
     }
 }

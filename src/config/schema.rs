@@ -152,6 +152,7 @@ const SERVICE_KEYS: &[Key] = &[
     key("adaptive", "boolean", Value("false")),
     key("queue", "table", Words("the defaults below")),
     key("vanish_guard", "table", Words("off")),
+    key("ejection", "string or table", Words("on")),
 ];
 
 pub(super) static SERVICE: Section =
@@ -200,6 +201,17 @@ pub(super) static VANISH_GUARD: Section = Section {
         key("share", "number", Value("0.5")),
         key("window", "duration", Value("\"10s\"")),
         key("hold", "duration", Value("\"5m\"")),
+    ],
+};
+
+pub(super) static EJECTION: Section = Section {
+    path: &["services", "*", "ejection"],
+    heading: "ejection = { … }",
+    keys: &[
+        key("failures", "integer", Value("5")),
+        key("statuses", "list of integers", Value("[502, 503, 504]")),
+        key("max_ejected", "number", Value("0.5")),
+        key("panic_threshold", "number", Value("0.3")),
     ],
 };
 
@@ -290,7 +302,7 @@ pub(super) static SHARD: Section = Section {
 };
 
 /// Every section, in the order of the reference.
-pub static SECTIONS: [&Section; 23] = [
+pub static SECTIONS: [&Section; 24] = [
     &ROOT,
     &GATEWAY,
     &GATEWAY_REGISTER,
@@ -305,6 +317,7 @@ pub static SECTIONS: [&Section; 23] = [
     &PRIMARY,
     &ZONE,
     &VANISH_GUARD,
+    &EJECTION,
     &LISTENER,
     &ROUTE,
     &WEIGHTED,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::balance::balance;
 use super::gateway::{DAY, INSTANT};
+use super::health::ejection;
 use super::load::load;
 use super::names::Known;
 use super::network::check_registry_path;
@@ -185,6 +186,7 @@ fn defaults(
     let dns_ttl = table.or("dns_ttl", default.dns_ttl, |n| n.duration(Duration::ZERO..=DAY));
     let primary = table.or("primary", default.primary, |n| primary(n, catalog));
     let zone = table.get("zone").map(|n| zone(&n, known));
+    let ejection = table.or("ejection", default.ejection, ejection);
     let slow_start = table.get("slow_start").map(|n| n.duration(Duration::ZERO..=DAY));
     let retry_budget = table.or("retry_budget", default.retry_budget, |n| n.number(0.0..=1.0));
     let vanish_guard = table.get("vanish_guard").map(|n| vanish_guard(&n));
@@ -200,6 +202,7 @@ fn defaults(
         slow_start: slow_start.flatten(),
         retry_budget,
         load: load(table, protocol).map(std::sync::Arc::new),
+        ejection,
         vanish_guard: vanish_guard.flatten(),
     })
 }

@@ -110,6 +110,9 @@ impl HttpBody for Answer {
                 if let (Some(call), Some(data)) = (&mut self.call, frame.data_ref()) {
                     call.sent += data.len() as u64;
                 }
+                if let (Some(call), Some(trailers)) = (&mut self.call, frame.trailers_ref()) {
+                    call.ends_grpc(trailers);
+                }
                 if frame.is_trailers() || self.body.is_end_stream() {
                     self.ends(Outcome::Ok);
                 }

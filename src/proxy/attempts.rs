@@ -16,7 +16,7 @@ use super::error::ProxyError;
 use super::forward::Routed;
 use super::grpc::GRPC_STATUS;
 use super::hedge::hedged;
-use super::probe;
+use super::probe::{self, Verdict};
 use super::queue;
 use super::replay::Replay;
 use super::retry::{Again, Facts, Failed, HAND_BACKS, Price, Reason, Spent, decide};
@@ -72,10 +72,13 @@ pub(super) async fn attempts(
     let mut tries = Tries::default();
     let repeatable = routed.retry.methods.contains(request.request().method());
     let replay = replay(&mut request, routed, repeatable);
+    // Its client is not the worse for it where it goes to an instance on trial, and has to go elsewhere.
+    routed.trial = repeatable && request.is_bodiless() && routed.retry.attempts > 0;
     let Some(mut lease) = first(call, routed).await? else { return Err(ProxyError::NoInstances) };
     loop {
         let mut endpoint = Arc::clone(lease.endpoint());
         call.instance = Some(Arc::clone(&endpoint.id));
+        let trial = lease.is_trial();
         call.lease = Some(lease);
         call.attempt_since = Instant::now();
         let (mut moved, dialled) = (None, Cell::new(None));
@@ -109,7 +112,9 @@ pub(super) async fn attempts(
         let (failed, answer) = match sent {
             Ok(answer) => {
                 call.upstream = Some(call.attempt_since.elapsed());
-                if !repeatable || !is_listed(&answer, routed, call.grpc) {
+                call.answered(answer.status(), answer.headers());
+                let failed_trial = trial && call.verdict == Verdict::Failed;
+                if !repeatable || !(failed_trial || is_listed(&answer, routed, call.grpc)) {
                     replay.iter().for_each(Replay::forget);
                     return Ok(answer);
                 }
@@ -120,7 +125,8 @@ pub(super) async fn attempts(
         settle(call, &endpoint, &failed);
         let whole = request.is_whole() || replay.as_ref().is_some_and(Replay::is_whole);
         let facts = Facts { repeatable, whole, attempts: routed.retry.attempts };
-        let next = match (moved, decide(&failed, facts, tries.spent)) {
+        let again = decide(&failed, facts, tries.spent).map(|again| if trial { again.owed() } else { again });
+        let next = match (moved, again) {
             (None, Some(again)) => next(call, routed, &mut tries, again, &endpoint).await,
             (moved, _) => moved,
         };
@@ -199,7 +205,11 @@ async fn attempt(
     };
     let connection = connection.map_err(Failed::Connect)?;
     dialled.set(connection.dialled());
-    connection.send(request).await.map_err(Failed::from)
+    let fresh = connection.dialled().is_some() && target.protocol == Protocol::Http1;
+    connection.send(request).await.map_err(|error| match Failed::from(error) {
+        Failed::Unsent { .. } => Failed::Unsent { fresh },
+        failed => failed,
+    })
 }
 
 /// Whether the route holds an answer for as good as none. A gRPC call that the server is not available to says
@@ -216,6 +226,10 @@ pub(super) fn is_listed(answer: &Response<UpstreamBody>, routed: &Routed, grpc: 
 
 /// An attempt is over, with nothing that is worth to wait for.
 pub(super) fn settle(call: &mut Call, endpoint: &Arc<Endpoint>, failed: &Failed) {
+    call.verdict = match failed {
+        Failed::Status => call.verdict,
+        failed => failed.verdict(),
+    };
     call.settle(match failed {
         Failed::Connect(error) => {
             call.settle(Outcome::ConnectFailed);
@@ -223,7 +237,9 @@ pub(super) fn settle(call: &mut Call, endpoint: &Arc<Endpoint>, failed: &Failed)
             let service = call.service.as_ref().map_or("", ServiceName::as_str);
             return probe::connect_failed(&call.client.context, service, endpoint, error);
         }
-        Failed::Unsent | Failed::Refused(_) | Failed::Reset { .. } | Failed::Protocol(_) => Outcome::Reset,
+        Failed::Unsent { .. } | Failed::Refused(_) | Failed::Reset { .. } | Failed::Protocol(_) => {
+            Outcome::Reset
+        }
         Failed::TryTimeout | Failed::Ejected => Outcome::Timeout,
         Failed::Body(_) => Outcome::Cancelled,
         // It may still be passed on.
@@ -330,9 +346,12 @@ fn pick(call: &Call, routed: &mut Routed, tried: &[u64]) -> Option<Lease> {
         };
         match found {
             Some((generation, upstream)) if generation == table.generation() => {
-                upstream.pick_among(routed.instances, request)
+                upstream.pick_for(routed.instances, routed.trial, request)
             }
-            _ => table.upstream(routed.service.as_str())?.pick_among(routed.instances, request),
+            _ => {
+                let upstream = table.upstream(routed.service.as_str())?;
+                upstream.pick_for(routed.instances, routed.trial, request)
+            }
         }
     })
 }

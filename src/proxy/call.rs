@@ -8,11 +8,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::header::HeaderValue;
-use http::{Method, StatusCode, Version};
+use http::{HeaderMap, Method, StatusCode, Version};
 
 use super::access_log::{Value, name};
 use super::error::ProxyError;
+use super::grpc;
 use super::listener::Client;
+use super::probe::{self, Verdict};
 use crate::model::ServiceName;
 use crate::table::Lease;
 use crate::telemetry::Outcome;
@@ -43,6 +45,8 @@ pub(super) struct Call {
     /// One that runs beside it.
     pub(super) hedge: Option<Lease>,
     pub(super) attempt_since: Instant,
+    /// What the attempt tells of its endpoint, so far.
+    pub(super) verdict: Verdict,
     /// From the attempt's start to its answer's head.
     pub(super) upstream: Option<Duration>,
     status: Option<StatusCode>,
@@ -84,6 +88,7 @@ impl Call {
             lease: None,
             hedge: None,
             attempt_since: now,
+            verdict: Verdict::Nothing,
             upstream: None,
             status: None,
             error: None,
@@ -104,8 +109,29 @@ impl Call {
 
     /// An attempt is over without an answer to stream.
     pub(super) fn settle(&mut self, outcome: Outcome) {
+        self.release(outcome, None);
+    }
+
+    /// An instance's answer has begun.
+    pub(super) fn answered(&mut self, status: StatusCode, headers: &HeaderMap) {
+        let failed = self.lease.as_ref().is_some_and(|lease| lease.endpoint().is_failure(status));
+        self.verdict = if failed { Verdict::Failed } else { Verdict::Well };
+        self.ends_grpc(headers);
+    }
+
+    /// These headers, or trailers, may end a gRPC call.
+    pub(super) fn ends_grpc(&mut self, headers: &HeaderMap) {
+        if self.grpc && grpc::is_unavailable(headers) {
+            self.verdict = Verdict::Failed;
+        }
+    }
+
+    fn release(&mut self, outcome: Outcome, latency: Option<Duration>) {
+        let verdict = std::mem::take(&mut self.verdict);
         if let Some(lease) = self.lease.take() {
-            lease.settle(outcome, None);
+            let service = self.service.as_ref().map_or("", ServiceName::as_str);
+            probe::judge(&self.client.context, service, &lease, verdict);
+            lease.settle(outcome, latency);
         }
     }
 
@@ -148,9 +174,10 @@ impl Call {
             (Outcome::Ok, Some(status)) if status.is_server_error() => Outcome::Error,
             (outcome, _) => outcome,
         };
-        if let Some(lease) = self.lease.take() {
-            lease.settle(outcome, self.upstream);
+        if outcome == Outcome::Reset {
+            self.verdict = Verdict::Failed;
         }
+        self.release(outcome, self.upstream);
         if self.status.is_none() {
             self.client.state.answer_begins();
         }

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use super::conn::ConnState;
-use crate::table::{Endpoint, InstanceState};
+use crate::table::{Endpoint, Reason};
 
 /// How often a worker ticks, and by how much a deadline may be late.
 pub const TICK: Duration = Duration::from_millis(50);
@@ -112,9 +112,9 @@ impl Clock {
     }
 }
 
-/// Whether it is out of rotation, while its node is there.
+/// Whether it was seen to answer nobody, while its node is there. One that merely fails may answer what it has.
 fn is_out(endpoint: &Endpoint) -> bool {
-    endpoint.state() == InstanceState::Ejected
+    matches!(endpoint.ejected(), Some((Reason::Connect | Reason::Silent, ..)))
 }
 
 impl Clock {

@@ -16,6 +16,7 @@ use super::body::Body;
 use super::call::Call;
 use super::error::ProxyError;
 use super::headers::{self, Hop};
+use super::probe::Verdict;
 use super::{grpc, hold, upgrade};
 use crate::model::{InstanceChoice, Protocol, RetrySpec, ServiceName};
 use crate::table::{Gate, NoService, RouteInput, Upstream, affinity};
@@ -35,6 +36,8 @@ pub(super) struct Routed {
     pub(super) instances: InstanceChoice,
     pub(super) primary_wait: Duration,
     pub(super) retry: RetrySpec,
+    /// It may go to an instance on trial.
+    pub(super) trial: bool,
     /// Until the first attempt.
     pub(super) hedge: Option<Duration>,
     /// An answer that another attempt may be better than.
@@ -48,6 +51,7 @@ pub(super) async fn forward(
 ) -> Result<Response<Body>, ProxyError> {
     let request = outgoing.request_mut();
     let mut routed = route(call, request)?;
+    let bodiless = request.body().is_end_stream();
     let upgrade = match routed.protocol {
         Protocol::Http1 if request.body().is_end_stream() => {
             headers::upgrade_asked(request.headers(), request.version(), request.method())
@@ -83,6 +87,10 @@ pub(super) async fn forward(
     let answer = if let Ok(answer) = answer {
         answer?
     } else {
+        // Not where the client may be who was slow, or in a hurry.
+        if bodiless && routed.timeout.is_some_and(|limit| call.attempt_since.elapsed() * 2 > limit) {
+            call.verdict = Verdict::Failed;
+        }
         call.times_out();
         // One that is no good is better than none.
         routed.held.take().ok_or(ProxyError::UpstreamTimeout)?.release(call)
@@ -155,6 +163,7 @@ fn route(call: &mut Call, request: &mut Request<Body>) -> Result<Routed, ProxyEr
             primary_wait: matched.route.primary_wait,
             retry: matched.route.retry,
             hedge: matched.route.hedge,
+            trial: false,
             held: None,
         };
         if let Some(target) = rewritten {

@@ -35,6 +35,11 @@ pub(super) fn timeout(headers: &HeaderMap) -> Option<Duration> {
     })
 }
 
+/// Whether a head or trailers end a call with `UNAVAILABLE`.
+pub(super) fn is_unavailable(headers: &HeaderMap) -> bool {
+    headers.get(GRPC_STATUS).is_some_and(|status| status == "14")
+}
+
 /// Writes an error as gRPC puts it, into an answer's head or its trailers.
 pub(super) fn set_status(headers: &mut HeaderMap, error: &ProxyError) {
     headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(error.grpc_status())));

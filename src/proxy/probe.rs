@@ -1,13 +1,51 @@
-//! Looking after ejected endpoints: a bare connect, at the times that their health names, until one succeeds
-//! or the registration is gone. A client's request never serves as a probe.
+//! Looking after endpoints: what requests tell of them, and probing those that are ejected, at the times that their
+//! health names, until one is answered or the registration is gone.
+//!
+//! A probe is a connection of our own. Who could not be connected to is back with a connect; of everybody else that
+//! proves nothing (the kernel accepts for a process that hangs), so they are asked something that any server answers.
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use tokio::net::TcpStream;
+
+use super::body::Body;
 use super::context::ProxyContext;
-use crate::table::Endpoint;
-use crate::transport::ConnectError;
+use crate::model::Protocol;
+use crate::table::{Endpoint, Lease, NextStep, Reason, Spell};
+use crate::telemetry::Metrics;
+use crate::transport::{ConnectError, Transport, check};
+
+/// A probe that is not answered by then has failed.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What a request tells of its endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Verdict {
+    /// Nothing: it did not get so far, or the client had its part in how it ended.
+    #[default]
+    Nothing,
+    /// It answers.
+    Well,
+    /// It failed: too many in a row eject it.
+    Failed,
+    /// It broke a fresh connection off: that ejects it at once.
+    Broken,
+}
+
+/// What probing needs of a thread.
+#[derive(Debug, Clone)]
+pub(super) struct Prober {
+    transport: Transport<Body>,
+    metrics: Arc<Metrics>,
+}
+
+impl Prober {
+    fn of(context: &ProxyContext) -> Self {
+        Self { transport: context.transport.clone(), metrics: Arc::clone(context.metrics()) }
+    }
+}
 
 /// Records that an endpoint could not be connected to; where that ejects it, starts probing it.
 pub(super) fn connect_failed(
@@ -16,27 +54,112 @@ pub(super) fn connect_failed(
     endpoint: &Arc<Endpoint>,
     error: &ConnectError,
 ) {
-    if endpoint.connect_failed(Instant::now()) {
-        tracing::warn!(service, instance = &*endpoint.id, %error, "instance ejected: it cannot be connected to");
-        tokio::task::spawn_local(probe(Rc::clone(context), service.to_owned(), Arc::clone(endpoint)));
+    if let Some(spell) = endpoint.eject(Reason::Connect, Instant::now()) {
+        ejected(Prober::of(context), service, endpoint, spell, Some(error));
     }
 }
 
-/// Ends with the ejection. The worker that ejected an endpoint probes it; its runtime owns the task.
-async fn probe(context: Rc<ProxyContext>, service: String, endpoint: Arc<Endpoint>) {
-    while let Some(at) = endpoint.next_probe() {
-        tokio::time::sleep_until(at.into()).await;
-        // It may have gone, or come back, meanwhile.
-        if endpoint.next_probe().is_none() {
-            return;
+/// Records what a request tells of its endpoint; where that ejects it, starts probing it.
+pub(super) fn judge(context: &Rc<ProxyContext>, service: &str, lease: &Lease, verdict: Verdict) {
+    let endpoint = lease.endpoint();
+    match verdict {
+        Verdict::Nothing => {}
+        // Its probes look after it already.
+        _ if lease.is_trial() => {
+            if endpoint.tried(verdict == Verdict::Well, Instant::now()) {
+                Prober::of(context).readmitted(service, endpoint);
+            }
         }
-        match context.transport.dial(&endpoint.target).await {
-            Ok(_) => {
-                if endpoint.readmit() {
-                    tracing::info!(service, instance = &*endpoint.id, "instance readmitted");
+        Verdict::Well => endpoint.went_well(),
+        Verdict::Failed | Verdict::Broken => {
+            let now = Instant::now();
+            let broken = verdict == Verdict::Broken;
+            let spell = if broken { endpoint.eject(Reason::Reset, now) } else { endpoint.failed(now) };
+            if let Some(spell) = spell {
+                ejected(Prober::of(context), service, endpoint, spell, None::<&ConnectError>);
+            }
+        }
+    }
+}
+
+/// Tells of an ejection, and looks after it: the thread that ejected an endpoint probes it; its runtime owns the task.
+pub(super) fn ejected(
+    prober: Prober,
+    service: &str,
+    endpoint: &Arc<Endpoint>,
+    spell: Spell,
+    detail: Option<&impl std::fmt::Display>,
+) {
+    let Some((reason, ..)) = endpoint.ejected() else { return };
+    prober.metrics.ejected(service, reason.as_str());
+    let instance = &*endpoint.id;
+    let why = reason.describe();
+    if let Some(error) = detail {
+        tracing::warn!(service, instance, %error, "instance ejected: {why}");
+    } else {
+        tracing::warn!(service, instance, "instance ejected: {why}");
+    }
+    tokio::task::spawn_local(prober.probe(service.to_owned(), Arc::clone(endpoint), spell));
+}
+
+impl Prober {
+    /// Ends with the ejection.
+    async fn probe(self, service: String, endpoint: Arc<Endpoint>, spell: Spell) {
+        while let Some(step) = endpoint.next_step(spell) {
+            tokio::time::sleep_until(step.at().into()).await;
+            // It may have gone, come back, or been tried and failed meanwhile.
+            if endpoint.next_step(spell) != Some(step) {
+                continue;
+            }
+            let back = match step {
+                NextStep::EndTrial(_) => endpoint.end_trial(Instant::now()),
+                NextStep::Probe(_) if self.answers(&endpoint).await => {
+                    endpoint.probe_answered(Instant::now())
+                }
+                NextStep::Probe(_) => {
+                    endpoint.probe_failed(Instant::now());
+                    false
+                }
+            };
+            if back {
+                self.readmitted(&service, &endpoint);
+            }
+        }
+    }
+
+    fn readmitted(&self, service: &str, endpoint: &Endpoint) {
+        self.metrics.readmitted(service);
+        tracing::info!(service, instance = &*endpoint.id, "instance readmitted");
+    }
+
+    /// Whether an ejected endpoint has got over what ejected it, as far as a probe can tell.
+    async fn answers(&self, endpoint: &Endpoint) -> bool {
+        if matches!(endpoint.ejected(), Some((Reason::Connect, ..)) | None) {
+            return self.transport.dial(&endpoint.target).await.is_ok();
+        }
+        let asked = async {
+            let authority = &*endpoint.address;
+            match endpoint.target.protocol {
+                Protocol::Tcp => self.dial(endpoint).await.is_some(),
+                Protocol::H2 => match self.dial(endpoint).await {
+                    Some(stream) => check::answers_http2(stream).await,
+                    None => false,
+                },
+                Protocol::Http1 => {
+                    for asked in [check::ANYTHING, check::ITS_ROOT] {
+                        let Some(stream) = self.dial(endpoint).await else { return false };
+                        if check::answers_http1(stream, authority, asked).await {
+                            return true;
+                        }
+                    }
+                    false
                 }
             }
-            Err(_) => endpoint.probe_failed(Instant::now()),
-        }
+        };
+        tokio::time::timeout(PROBE_TIMEOUT, asked).await.unwrap_or(false)
+    }
+
+    async fn dial(&self, endpoint: &Endpoint) -> Option<TcpStream> {
+        self.transport.dial(&endpoint.target).await.ok()
     }
 }

@@ -6,6 +6,7 @@
 
 use super::body::BoxError;
 use super::error::ProxyError;
+use super::probe::Verdict;
 use crate::transport::{ConnectError, SendError};
 
 /// How often a request that was never sent may move on: connects that failed, and connections that handed it back.
@@ -21,15 +22,20 @@ pub(super) enum Failed {
     /// No connection came about.
     Connect(ConnectError),
     /// The connection had died before a byte was written.
-    Unsent,
+    Unsent {
+        /// It was made for this request.
+        fresh: bool,
+    },
     /// HTTP/2: the instance says that it has not looked at the request.
     Refused(String),
-    /// The connection broke after something was written. `stale`: it came from the pool.
+    /// The connection broke after something was written.
     Reset {
         /// What happened.
         cause: String,
         /// The connection had served a request before: it may have been closed before this one reached it.
         stale: bool,
+        /// It was this request's stream alone, of many on the connection.
+        stream: bool,
     },
     /// An answer that the route lists as being as good as none.
     Status,
@@ -46,10 +52,12 @@ pub(super) enum Failed {
 impl From<SendError> for Failed {
     fn from(error: SendError) -> Self {
         match error {
-            SendError::Unsent { refused: false } => Self::Unsent,
+            SendError::Unsent { refused: false } => Self::Unsent { fresh: false },
             SendError::Unsent { refused: true } => Self::Refused("the instance refused the stream".into()),
             SendError::Reset(reset) if reset.unprocessed => Self::Refused(reset.to_string()),
-            SendError::Reset(reset) => Self::Reset { cause: reset.to_string(), stale: reset.reused },
+            SendError::Reset(reset) => {
+                Self::Reset { cause: reset.to_string(), stale: reset.reused, stream: reset.reason.is_some() }
+            }
             SendError::Protocol(cause) => Self::Protocol(cause.to_string()),
             SendError::RequestBody(cause) => Self::Body(cause),
         }
@@ -140,7 +148,7 @@ pub(super) fn decide(failed: &Failed, facts: Facts, spent: Spent) -> Option<Agai
     };
     match failed {
         Failed::Connect(_) => free(Reason::ConnectFailed, false),
-        Failed::Unsent => free(Reason::Unsent, spent.unsent < HAND_BACKS),
+        Failed::Unsent { .. } => free(Reason::Unsent, spent.unsent < HAND_BACKS),
         Failed::Refused(_) => free(Reason::RefusedStream, spent.unsent < HAND_BACKS),
         // A restart looks like this: every idle connection of the instance closes, and what had just been
         // written to one is lost. That is not the client's problem, but only once.
@@ -167,12 +175,45 @@ impl Spent {
     }
 }
 
+impl Again {
+    /// The same, whatever the budget has left: the request served the gateway, not its client.
+    pub(super) fn owed(self) -> Self {
+        Self { price: if self.price == Price::Budgeted { Price::Charged } else { self.price }, ..self }
+    }
+}
+
 impl Failed {
+    /// What it tells of the instance.
+    pub(super) fn verdict(&self) -> Verdict {
+        match self {
+            // A connect is judged by itself, a status by the head that it stood in.
+            Self::Connect(_) | Self::Status | Self::Refused(_) | Self::Body(_) | Self::Ejected => {
+                Verdict::Nothing
+            }
+            // A pooled connection may have been about to close, and a stream alone says little of the rest.
+            Self::Unsent { fresh } => {
+                if *fresh {
+                    Verdict::Broken
+                } else {
+                    Verdict::Nothing
+                }
+            }
+            Self::Reset { stale, stream, .. } => {
+                if *stale || *stream {
+                    Verdict::Failed
+                } else {
+                    Verdict::Broken
+                }
+            }
+            Self::TryTimeout | Self::Protocol(_) => Verdict::Failed,
+        }
+    }
+
     /// What the client is told of it. A status is an answer, and a body of the client's is the caller's to tell.
     pub(super) fn into_error(self) -> ProxyError {
         match self {
             Self::Connect(cause) => ProxyError::ConnectFailed(cause.to_string()),
-            Self::Unsent => ProxyError::ConnectFailed("the connection ended at once".into()),
+            Self::Unsent { .. } => ProxyError::ConnectFailed("the connection ended at once".into()),
             Self::Refused(cause) | Self::Reset { cause, .. } => ProxyError::UpstreamReset(cause),
             Self::TryTimeout | Self::Ejected => ProxyError::UpstreamTimeout,
             Self::Protocol(cause) => ProxyError::UpstreamProtocol(cause),
@@ -190,7 +231,7 @@ mod tests {
     const ALL: Facts = Facts { repeatable: true, whole: true, attempts: 2 };
 
     fn reset(stale: bool) -> Failed {
-        Failed::Reset { cause: String::new(), stale }
+        Failed::Reset { cause: String::new(), stale, stream: false }
     }
 
     fn no_connection() -> Failed {
@@ -200,7 +241,7 @@ mod tests {
     fn each() -> [(Failed, &'static str); 10] {
         [
             (no_connection(), "connect_failed"),
-            (Failed::Unsent, "unsent"),
+            (Failed::Unsent { fresh: false }, "unsent"),
             (Failed::Refused(String::new()), "refused_stream"),
             (reset(false), "reset"),
             (reset(true), "reset"),
@@ -260,7 +301,7 @@ mod tests {
         for failed in [reset(false), Failed::Status, Failed::TryTimeout] {
             assert_eq!(price(failed, first), Some((Price::Budgeted, false)));
         }
-        for failed in [no_connection(), Failed::Unsent, Failed::Refused(String::new())] {
+        for failed in [no_connection(), Failed::Unsent { fresh: true }, Failed::Refused(String::new())] {
             assert_eq!(price(failed, first).unwrap().0, Price::Free);
         }
     }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
+use super::health::Reason;
 use super::testing::{config, instance, name, service, snapshot};
 use super::{InstanceState, Lease, PickRequest, RoutingTable, TableConfig, TableReader, TableWriter};
 use crate::balance::{Balancer, BalancerFactory, Cursors, Member, Standard};
@@ -106,7 +107,7 @@ fn before_anything_is_rebuilt_keys_go_where_the_ring_without_the_removed_sends_t
             let table = writer.reader().load();
             let _open: Vec<Lease> = (0..50_u8).filter_map(|i| pick(&table, &[i % 7])).collect();
             let ejected = &table.upstream("orders").unwrap().endpoints()[11];
-            assert!(ejected.connect_failed(Instant::now()));
+            assert!(ejected.eject(Reason::Connect, Instant::now()).is_some());
             let before = placed(&table);
             tell(&mut writer, hosts((0..20).filter(|host| !gone.contains(host))));
             let during = witness.placed.lock().unwrap().clone();
@@ -132,7 +133,7 @@ fn where_only_newcomers_are_left_the_old_ones_serve_until_they_are_there() {
     assert!(pick(&old, b"late").is_some(), "a worker that still reads the old table finds somebody");
     // One that stays and is out of rotation is no reason either.
     let now = writer.reader().load();
-    assert!(now.upstream("orders").unwrap().endpoints()[0].connect_failed(Instant::now()));
+    assert!(now.upstream("orders").unwrap().endpoints()[0].eject(Reason::Connect, Instant::now()).is_some());
     let stays = hosts(3..4).into_iter().chain(hosts(7..9));
     tell(&mut writer, stays);
     let during = witness.placed.lock().unwrap().clone();

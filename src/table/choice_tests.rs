@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::health::Reason;
 use super::testing::{config, defaults, input, instance, name, route, service, snapshot};
 use super::{NoService, PickRequest, RoutingTable, TableConfig, TableWriter};
 use crate::config::plan::{CatalogPlan, RoutePlan, ServicePlan, ShardPlan, ZonePreference};
@@ -117,7 +118,7 @@ fn an_ejected_primary_is_tried_and_nobody_in_its_place() {
     let writer = writer(service("orders", BalanceSpec::default()), led("a", nodes));
     let table = writer.reader().load();
     let orders = table.upstream("orders").unwrap();
-    assert!(orders.endpoints()[0].connect_failed(Instant::now()));
+    assert!(orders.endpoints()[0].eject(Reason::Connect, Instant::now()).is_some());
     assert_eq!(ids(&picked(&writer, InstanceChoice::Primary, 5)), ["a"]);
     let tried = [orders.endpoints()[0].target.id];
     let mut rng = fastrand::Rng::new();
@@ -145,13 +146,13 @@ fn the_zone_serves_until_too_little_of_it_is_usable() {
         let endpoints = table.upstream("orders").unwrap().endpoints().to_vec();
         assert_eq!(ids(&picked(&writer, InstanceChoice::Any, 400)), ["e0", "e1", "e2", "e3"], "{balance:?}");
         for endpoint in &endpoints[..2] {
-            assert!(endpoint.connect_failed(Instant::now()));
+            assert!(endpoint.eject(Reason::Connect, Instant::now()).is_some());
         }
         assert_eq!(ids(&picked(&writer, InstanceChoice::Any, 400)), ["e2", "e3"], "half of it is enough");
-        assert!(endpoints[2].connect_failed(Instant::now()));
+        assert!(endpoints[2].eject(Reason::Connect, Instant::now()).is_some());
         let spilt = picked(&writer, InstanceChoice::Any, 400);
         assert_eq!(ids(&spilt), ["e3", "u0", "u1", "u2", "u3"], "{balance:?}");
-        assert!(endpoints[0].readmit());
+        assert!(endpoints[0].probe_answered(Instant::now()));
         assert_eq!(ids(&picked(&writer, InstanceChoice::Any, 400)), ["e0", "e3"], "{balance:?}");
     }
 }

@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::config::plan::EjectionPlan;
 use crate::telemetry::{Outcome, OutcomeCounters};
 use crate::transport::Target;
 
+use super::census::Census;
 use super::health::{Health, Status};
 
 /// How long a latency is remembered: after this time it weighs 1/e.
@@ -65,6 +67,8 @@ pub struct Endpoint {
     pub id: Arc<str>,
     /// The address as text.
     pub address: Arc<str>,
+    /// What ejects it; `None`: a failed connect alone.
+    pub(super) ejection: Option<Arc<EjectionPlan>>,
     pub(super) vitals: Arc<Vitals>,
 }
 
@@ -80,17 +84,15 @@ pub(super) struct Vitals {
     outcomes: OutcomeCounters,
     /// Microseconds as f32 (high half), time stamp (low half).
     latency: AtomicU64,
+    /// Failures in a row. Written by failures, and by the success that ends them.
+    pub(super) failed: AtomicU32,
+    /// Counts ejections, so that who looks after one knows when it is over.
+    pub(super) spell: AtomicU32,
+    /// When the last ejection began.
+    pub(super) ejected_ms: AtomicU64,
     /// Zero of the clock in `health` and `latency`.
-    epoch: Instant,
-    census: Arc<Census>,
-}
-
-/// Counts over a service's endpoints.
-#[derive(Debug, Default)]
-pub(super) struct Census {
-    pub(super) ejected: AtomicU32,
-    /// Kept only for services with a load bound: it costs each request a shared cache line.
-    pub(super) in_flight: AtomicU32,
+    pub(super) epoch: Instant,
+    pub(super) census: Arc<Census>,
 }
 
 impl Vitals {
@@ -101,11 +103,14 @@ impl Vitals {
             begun: AtomicU64::new(0),
             outcomes: OutcomeCounters::default(),
             latency: AtomicU64::new(0),
+            failed: AtomicU32::new(0),
+            spell: AtomicU32::new(0),
+            ejected_ms: AtomicU64::new(0),
             census,
         }
     }
 
-    fn ms(&self, now: Instant) -> u64 {
+    pub(super) fn ms(&self, now: Instant) -> u64 {
         now.saturating_duration_since(self.epoch).as_millis() as u64
     }
 
@@ -117,23 +122,30 @@ impl Vitals {
     }
 
     pub(super) fn status(&self) -> Status {
-        Health::unpack(self.health.load(Ordering::Relaxed)).status
+        self.health().status
+    }
+
+    pub(super) fn health(&self) -> Health {
+        Health::unpack(self.health.load(Ordering::Acquire))
     }
 
     /// Moves the health on, unless nothing changes; keeps the service's count of the ejected.
-    fn change(&self, step: impl Fn(Health) -> Option<Health>) -> bool {
-        let next = |word| step(Health::unpack(word)).map(Health::pack);
-        let Ok(before) = self.health.fetch_update(Ordering::AcqRel, Ordering::Acquire, next) else {
-            return false;
-        };
-        let was = Health::unpack(before);
-        let is = step(was).map_or(was.status, |health| health.status);
-        match (was.status == Status::Ejected, is == Status::Ejected) {
-            (false, true) => _ = self.census.ejected.fetch_add(1, Ordering::Relaxed),
-            (true, false) => _ = self.census.ejected.fetch_sub(1, Ordering::Relaxed),
+    pub(super) fn change(&self, step: impl Fn(Health) -> Option<Health>) -> bool {
+        let Some((was, is)) = self.step(step) else { return false };
+        match (was.is_out(), is.is_out()) {
+            (false, true) => self.census.enter(),
+            (true, false) => self.census.leave(),
             _ => {}
         }
         true
+    }
+
+    /// Moves the health on without a count: from which status to which.
+    pub(super) fn step(&self, step: impl Fn(Health) -> Option<Health>) -> Option<(Status, Status)> {
+        let next = |word| step(Health::unpack(word)).map(Health::pack);
+        let before = self.health.fetch_update(Ordering::AcqRel, Ordering::Acquire, next).ok()?;
+        let was = Health::unpack(before);
+        Some((was.status, step(was).map_or(was.status, |health| health.status)))
     }
 
     pub(super) fn in_flight(&self) -> u32 {
@@ -209,33 +221,6 @@ fn remembered(stamps: u32) -> f32 {
 }
 
 impl Endpoint {
-    /// A connect failed: true where this ejected it, and the caller now owes it probes.
-    ///
-    /// The probes end when [`Endpoint::next_probe`] has none.
-    #[must_use = "true asks for probes"]
-    pub fn connect_failed(&self, now: Instant) -> bool {
-        let ms = self.vitals.ms(now);
-        self.vitals.change(|health| health.connect_failed(ms))
-    }
-
-    /// A probe connected, or a request did: true where this brought it back.
-    pub fn readmit(&self) -> bool {
-        self.vitals.change(Health::readmit)
-    }
-
-    /// A probe failed: the next one is later.
-    pub fn probe_failed(&self, now: Instant) {
-        let ms = self.vitals.ms(now);
-        self.vitals.change(|health| health.probe_failed(ms));
-    }
-
-    /// When it wants its next probe: `None` once it is back, or its node gone.
-    pub fn next_probe(&self) -> Option<Instant> {
-        let health = Health::unpack(self.vitals.health.load(Ordering::Acquire));
-        let ms = health.next_probe_ms(self.target.id)?;
-        Some(self.vitals.epoch + Duration::from_millis(ms))
-    }
-
     /// Its node is gone: no probe, no way back.
     pub(super) fn retire(&self) {
         self.vitals.change(Health::retire);
@@ -251,7 +236,7 @@ impl Endpoint {
     pub fn state(&self) -> InstanceState {
         match self.vitals.status() {
             Status::Up => InstanceState::Up,
-            Status::Ejected => InstanceState::Ejected,
+            Status::Ejected | Status::Trial | Status::Trying => InstanceState::Ejected,
             Status::Retired => InstanceState::Draining,
         }
     }
@@ -319,19 +304,5 @@ mod tests {
         vitals.end(Outcome::Cancelled, false);
         assert_eq!((vitals.in_flight(), vitals.census.in_flight.load(Ordering::Relaxed)), (1, 1));
         assert_eq!((vitals.outcomes.get(Outcome::Ok), vitals.outcomes.total()), (1, 2));
-    }
-
-    #[test]
-    fn the_census_counts_the_ejected_once() {
-        let (vitals, _) = vitals();
-        let ejected = || vitals.census.ejected.load(Ordering::Relaxed);
-        assert!(vitals.change(|h| h.connect_failed(1)) && !vitals.change(|h| h.connect_failed(2)));
-        assert_eq!(ejected(), 1);
-        assert!(vitals.change(|h| h.probe_failed(3)));
-        assert_eq!(ejected(), 1);
-        assert!(vitals.change(Health::readmit));
-        assert_eq!(ejected(), 0);
-        assert!(vitals.change(|h| h.connect_failed(4)) && vitals.change(Health::retire));
-        assert_eq!((ejected(), vitals.status()), (0, Status::Retired));
     }
 }

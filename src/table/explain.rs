@@ -13,6 +13,7 @@ use crate::model::{HashKey, InstanceChoice};
 use super::affinity;
 use super::endpoint::InstanceState;
 use super::gate::Gate;
+use super::health::Reason;
 use super::request::RouteInput;
 use super::routing_table::{Matched, NoService, RoutingTable};
 use super::upstream::Upstream;
@@ -188,11 +189,15 @@ fn explain_instances(
         _ => format!("{} decides when the request comes", spec.policy.as_str()),
     };
     let chosen_place = chosen.and_then(|slot| order.iter().position(|s| *s == slot)).map(|place| place + 1);
+    let panics = upstream.panics();
     for (instance, slot, state) in upstream.instances() {
+        let ejected = upstream.endpoints()[slot].ejected().map(|(reason, ..)| reason);
+        let pardoned = panics && state == InstanceState::Ejected && ejected.is_some_and(Reason::is_pardoned);
+        let state = if pardoned { InstanceState::Up } else { state };
         let place = order.iter().position(|s| *s == slot).map(|place| place + 1);
         let before = place.zip(chosen_place).is_some_and(|(place, chosen)| place < chosen);
         let primary = upstream.primary() == Some(slot);
-        let (verdict, reason) = match verdict(state, instance.weight, slot, chosen, place, &how) {
+        let (verdict, reason) = match verdict((state, ejected), instance.weight, slot, chosen, place, &how) {
             _ if primary && choice == InstanceChoice::Replicas => {
                 (REJECTED, "the primary, and this route is for replicas".to_owned())
             }
@@ -213,6 +218,7 @@ fn explain_instances(
             Some(cap) => (verdict, format!("{reason}, but at its limit of {cap} requests")),
             None => (verdict, reason),
         };
+        let reason = if pardoned { reason + "; ejected, but too few others are usable" } else { reason };
         let label = &upstream.endpoints()[slot].id;
         if verdict == CHOSEN && decided {
             out.instance = Some(label.to_string());
@@ -257,7 +263,7 @@ fn hashed<'a>(
 }
 
 fn verdict(
-    state: InstanceState,
+    (state, ejected): (InstanceState, Option<Reason>),
     weight: f64,
     slot: Slot,
     chosen: Option<Slot>,
@@ -274,7 +280,8 @@ fn verdict(
         }
         (InstanceState::Ejected, _, place) => {
             let place = place.map(|place| format!(", number {place} for this key")).unwrap_or_default();
-            (REJECTED, format!("ejected: it could not be reached{place}"))
+            let why = ejected.unwrap_or(Reason::Connect).describe();
+            (REJECTED, format!("ejected: {why}{place}"))
         }
         (_, Some(c), Some(place)) if c == slot => (CHOSEN, format!("number {place} for this key")),
         (_, Some(_), Some(place)) => (REJECTED, format!("number {place} for this key")),

@@ -17,15 +17,23 @@ use super::limit::Ticket;
 #[derive(Debug)]
 #[must_use = "a lease that is dropped at once counts a cancelled request"]
 pub struct Lease {
-    endpoint: Arc<Endpoint>,
-    slot: Slot,
-    since: Instant,
+    chosen: Chosen,
     /// Whether the service's own count includes it.
     counted: bool,
     /// What it counts as when it is dropped.
     outcome: Outcome,
     /// Its slot of a limited service. Given back after the endpoint's, so that who waits finds both.
     ticket: Option<Limited>,
+}
+
+/// Whom a pick took.
+#[derive(Debug)]
+pub(super) struct Chosen {
+    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) slot: Slot,
+    pub(super) since: Instant,
+    /// It is out, and this is its one trial.
+    pub(super) trial: bool,
 }
 
 /// A ticket, and by what it is limited.
@@ -36,45 +44,49 @@ struct Limited {
 }
 
 impl Lease {
-    pub(super) fn new(endpoint: Arc<Endpoint>, slot: Slot, since: Instant, counted: bool) -> Self {
-        endpoint.vitals.begin(counted);
-        Self { endpoint, slot, since, counted, outcome: Outcome::Cancelled, ticket: None }
+    pub(super) fn new(chosen: Chosen, counted: bool) -> Self {
+        chosen.endpoint.vitals.begin(counted);
+        Self { chosen, counted, outcome: Outcome::Cancelled, ticket: None }
     }
 
     /// The same within a service's limits: none where the endpoint is at its own.
     pub(super) fn limited(
-        endpoint: Arc<Endpoint>,
-        slot: Slot,
-        since: Instant,
+        chosen: Chosen,
         counted: bool,
         (ticket, plan): (Ticket, &Arc<LoadLimits>),
     ) -> Result<Self, Ticket> {
         let cap = plan.max_requests_per_instance.unwrap_or(u32::MAX);
-        if !endpoint.vitals.begin_below(cap, counted) {
+        if !chosen.endpoint.vitals.begin_below(cap, counted) {
             return Err(ticket);
         }
         let ticket = Some(Limited { ticket, plan: Arc::clone(plan) });
-        Ok(Self { endpoint, slot, since, counted, outcome: Outcome::Cancelled, ticket })
+        Ok(Self { chosen, counted, outcome: Outcome::Cancelled, ticket })
     }
 
     /// Whom it is for.
     pub fn endpoint(&self) -> &Arc<Endpoint> {
-        &self.endpoint
+        &self.chosen.endpoint
     }
 
     /// The endpoint's id: what a retry says it has tried.
     pub fn id(&self) -> u64 {
-        self.endpoint.target.id
+        self.chosen.endpoint.target.id
     }
 
     /// Its slot in the upstream that was asked. Another generation may have it elsewhere.
     pub fn slot(&self) -> Slot {
-        self.slot
+        self.chosen.slot
+    }
+
+    /// Whether the endpoint is out, and this request is its one trial: what comes of it decides
+    /// ([`Endpoint::tried`]), and the request goes elsewhere where it fails.
+    pub fn is_trial(&self) -> bool {
+        self.chosen.trial
     }
 
     /// When it was taken.
     pub fn since(&self) -> Instant {
-        self.since
+        self.chosen.since
     }
 
     /// The request is over. `latency` is the time to the answer's head, where there was one.
@@ -85,13 +97,13 @@ impl Lease {
         }
         if let Some(latency) = latency {
             // An instance that fails fast must not look fast.
-            self.endpoint.vitals.observe(latency, self.since + latency, outcome != Outcome::Ok);
+            self.chosen.endpoint.vitals.observe(latency, self.chosen.since + latency, outcome != Outcome::Ok);
         }
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.endpoint.vitals.end(self.outcome, self.counted);
+        self.chosen.endpoint.vitals.end(self.outcome, self.counted);
     }
 }

@@ -25,7 +25,7 @@ impl Upstream {
     pub fn pick_next(&self, choice: InstanceChoice, request: PickRequest<'_>) -> Option<Lease> {
         match &self.spec().defaults.load {
             None => self.pick_among(choice, request),
-            Some(plan) => self.pick_limited(plan, choice, request, true),
+            Some(plan) => self.pick_limited(plan, choice, false, request, true),
         }
     }
 
@@ -51,6 +51,7 @@ impl Upstream {
         &self,
         plan: &Arc<LoadLimits>,
         choice: InstanceChoice,
+        trial: bool,
         request: PickRequest<'_>,
         first: bool,
     ) -> Option<Lease> {
@@ -62,9 +63,9 @@ impl Upstream {
         let mut ticket = limiter.take(plan)?;
         for _ in 0..TURNS {
             let request = PickRequest { rng: &mut *rng, worker, key, tried, now };
-            let (endpoint, slot, now) = self.choose(choice, request)?;
+            let chosen = self.choose(choice, trial, request)?;
             let counted = self.balance().load_bound.is_some();
-            match Lease::limited(endpoint, slot, now, counted, (ticket, plan)) {
+            match Lease::limited(chosen, counted, (ticket, plan)) {
                 Ok(lease) => return Some(lease),
                 Err(back) => ticket = back,
             }

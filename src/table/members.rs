@@ -10,8 +10,9 @@ use crate::model::{Address, FormatName, Instance, ServiceSnapshot};
 use crate::transport::Target;
 
 use super::budget::Budgets;
+use super::census::Census;
 use super::config::ServiceSpec;
-use super::endpoint::{Census, Endpoint, Vitals};
+use super::endpoint::{Endpoint, Vitals};
 use super::health::Status;
 use super::limit::Limiter;
 use super::warm::Ramps;
@@ -56,11 +57,10 @@ pub(super) struct Lasting {
 
 impl Lasting {
     pub(super) fn new(workers: usize) -> Self {
-        let census = Census { ejected: AtomicU32::new(0), in_flight: AtomicU32::new(0) };
         let workers = workers.max(1);
         let cursors = Arc::new(Cursors::new(2 * workers));
-        let (census, budgets) = (Arc::new(census), Budgets::new(workers));
-        Self { cursors, workers, census, budgets, limiter: OnceLock::new() }
+        let budgets = Budgets::new(workers);
+        Self { cursors, workers, census: Arc::default(), budgets, limiter: OnceLock::new() }
     }
 
     pub(super) fn limiter(&self) -> &Arc<Limiter> {
@@ -95,6 +95,8 @@ struct Group<'a> {
     weight: Option<f64>,
     /// The endpoint of the generation before that lives on here.
     kept: Option<Slot>,
+    /// Whether one of its registrations was not there before.
+    fresh: bool,
 }
 
 impl Members {
@@ -114,6 +116,10 @@ impl Members {
             .map(|(new, group)| match group.kept.zip(before) {
                 Some((slot, before)) => {
                     kept[slot] = Some(new);
+                    if group.fresh {
+                        // Who registers beside a node that has not expired yet is trusted as anybody new is.
+                        before.members.slots[slot].vitals.forgive();
+                    }
                     maker.keep(spec, before.spec, group, &before.members.endpoints[slot])
                 }
                 None => maker.make(spec, group, lasting),
@@ -133,7 +139,9 @@ impl Members {
             vitals: Arc::clone(&endpoint.vitals),
             enabled: group.weight.is_some_and(|weight| weight > 0.0),
         };
-        let slots = groups.iter().zip(&endpoints).map(slot).collect();
+        let slots: Box<[SlotState]> = groups.iter().zip(&endpoints).map(slot).collect();
+        let enabled = slots.iter().filter(|slot| slot.enabled).count();
+        lasting.census.limit(enabled, slots.len(), spec.defaults.ejection.as_deref());
         let local = Local::new(spec, snapshot, &slot_of, &list, before, lasting);
         let (tombs, fingerprint) = (AtomicU32::new(0), OnceLock::new());
         (Self { endpoints, slots, slot_of, balancer, local, ramps, tombs, fingerprint, list }, kept)
@@ -234,7 +242,7 @@ fn group<'a>(snapshot: &'a ServiceSnapshot, before: Option<&Before<'_>>) -> (Vec
         let address = &instance.address;
         let slot = *slots.entry(address).or_insert(groups.len() as u32);
         if slot as usize == groups.len() {
-            groups.push(Group { address, first: instance, weight: None, kept: None });
+            groups.push(Group { address, first: instance, weight: None, kept: None, fresh: false });
         }
         let group = &mut groups[slot as usize];
         if instance.enabled {
@@ -242,6 +250,7 @@ fn group<'a>(snapshot: &'a ServiceSnapshot, before: Option<&Before<'_>>) -> (Vec
         }
         let kept = known(instance);
         group.kept = group.kept.or(kept).or_else(|| held.get(address).copied());
+        group.fresh |= kept.is_none();
         slot_of.push(slot);
     }
     (groups, slot_of.into())
@@ -253,6 +262,7 @@ impl Maker {
             target: self.target(spec, group.address),
             id: Arc::clone(&group.first.id.name),
             address: group.address.to_string().into(),
+            ejection: spec.defaults.ejection.clone(),
             vitals: Arc::new(Vitals::new(self.epoch, Arc::clone(&lasting.census))),
         })
     }
@@ -269,7 +279,7 @@ impl Maker {
         let same_target = (now.protocol, now.connect_timeout, now.dns_ttl, &spec.deny)
             == (then.protocol, then.connect_timeout, then.dns_ttl, &before.deny);
         let id = &group.first.id.name;
-        if same_target && endpoint.id == *id {
+        if same_target && endpoint.id == *id && now.ejection == then.ejection {
             return Arc::clone(endpoint);
         }
         let target =
@@ -278,6 +288,7 @@ impl Maker {
             target,
             id: Arc::clone(id),
             address: Arc::clone(&endpoint.address),
+            ejection: now.ejection.clone(),
             vitals: Arc::clone(&endpoint.vitals),
         })
     }

@@ -12,7 +12,9 @@
 pub mod affinity;
 mod asked;
 mod budget;
+mod census;
 mod config;
+mod ejection;
 mod endpoint;
 mod explain;
 mod gate;
@@ -42,6 +44,8 @@ mod burial_tests;
 #[cfg(test)]
 mod choice_tests;
 #[cfg(test)]
+mod ejection_tests;
+#[cfg(test)]
 mod simulation;
 #[cfg(test)]
 mod testing;
@@ -50,9 +54,11 @@ mod writer_tests;
 
 pub use asked::ExplainedRequest;
 pub use config::{ServiceSpec, Settings, TableConfig};
+pub use ejection::{NextStep, Spell};
 pub use endpoint::{Endpoint, InstanceState};
 pub use explain::{Considered, Explanation};
 pub use gate::{Gate, Held, MAX_HELD};
+pub use health::Reason;
 pub use lease::Lease;
 pub use limit::{Limiter, Place, Shed};
 pub use path::normalise;
@@ -63,6 +69,7 @@ pub use routing_table::{BaseState, Matched, NoService, RoutingTable};
 pub use swap::{CachedReader, TableReader};
 pub use upstream::{PickRequest, Upstream};
 pub use view::{
-    BarrierView, CatalogView, InstanceView, LimitsView, RateView, RejectedView, RouteView, ServiceView,
+    BarrierView, CatalogView, HealthView, InstanceView, LimitsView, RateView, RejectedView, RouteView,
+    ServiceView,
 };
 pub use writer::TableWriter;

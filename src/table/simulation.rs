@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crate::model::{BalancePolicy, BalanceSpec, HashKey, Instance, Membership, ServiceSnapshot, Trust};
 use crate::telemetry::Outcome;
 
+use super::health::Reason;
 use super::testing::{config, instance, name, service, snapshot};
 use super::{Endpoint, InstanceState, Lease, PickRequest, RoutingTable, TableWriter};
 
@@ -117,7 +118,7 @@ impl World {
         let alive: BTreeSet<_> = new.values().map(|e| lives(e)).collect();
         for endpoint in old.values().filter(|e| !alive.contains(&lives(e))) {
             assert!(endpoint.is_closed() && endpoint.state() == InstanceState::Draining);
-            assert!(endpoint.next_probe().is_none(), "nobody probes the dead");
+            assert!(endpoint.due().is_none(), "nobody probes the dead");
         }
     }
 
@@ -149,7 +150,7 @@ impl World {
                 0 => {
                     tried.push(lease.id());
                     lease.settle(Outcome::ConnectFailed, None);
-                    assert_eq!(endpoint.connect_failed(self.now), !ejected);
+                    assert_eq!(endpoint.eject(Reason::Connect, self.now).is_some(), !ejected);
                 }
                 1 => return self.leases.push(lease),
                 2 => return drop(lease),
@@ -162,8 +163,12 @@ impl World {
     fn time_passes(&mut self) {
         self.now += Duration::from_millis(self.rng.u64(..2_000));
         for endpoint in self.table().upstream("orders").unwrap().endpoints() {
-            if endpoint.next_probe().is_some_and(|due| due <= self.now) {
-                if self.rng.bool() { endpoint.probe_failed(self.now) } else { assert!(endpoint.readmit()) }
+            if endpoint.due().is_some_and(|due| due.at() <= self.now) {
+                if self.rng.bool() {
+                    endpoint.probe_failed(self.now);
+                } else {
+                    assert!(endpoint.probe_answered(self.now));
+                }
             }
         }
         if !self.leases.is_empty() && self.rng.bool() {

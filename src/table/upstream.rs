@@ -11,8 +11,9 @@ use crate::model::{BalanceSpec, Instance, InstanceChoice, Protocol, ServiceName,
 use super::Lease;
 use super::config::ServiceSpec;
 use super::endpoint::{Endpoint, InstanceState};
-use super::health::Status;
-use super::members::{Before, Lasting, Maker, Members};
+use super::health::{Health, Status};
+use super::lease::Chosen;
+use super::members::{Before, Lasting, Maker, Members, SlotState};
 use super::zone::Local;
 
 /// A service: its endpoints, its balancer, and what is known of it. Immutable.
@@ -235,11 +236,17 @@ impl Upstream {
     /// The same among some of its instances. For the primary there is nothing to balance: keys and turns do
     /// not count.
     pub fn pick_among(&self, choice: InstanceChoice, request: PickRequest<'_>) -> Option<Lease> {
+        self.pick_for(choice, false, request)
+    }
+
+    /// The same for a request that may have an endpoint's trial, where `trial`: one that costs its client nothing
+    /// when it fails. See [`Lease::is_trial`].
+    pub fn pick_for(&self, choice: InstanceChoice, trial: bool, request: PickRequest<'_>) -> Option<Lease> {
         match &self.spec.defaults.load {
-            None => self.choose(choice, request).map(|(endpoint, slot, now)| {
-                Lease::new(endpoint, slot, now, self.balance().load_bound.is_some())
-            }),
-            Some(plan) => self.pick_limited(plan, choice, request, false),
+            None => self
+                .choose(choice, trial, request)
+                .map(|chosen| Lease::new(chosen, self.balance().load_bound.is_some())),
+            Some(plan) => self.pick_limited(plan, choice, trial, request, false),
         }
     }
 
@@ -247,13 +254,15 @@ impl Upstream {
     pub(super) fn choose(
         &self,
         choice: InstanceChoice,
+        trial: bool,
         request: PickRequest<'_>,
-    ) -> Option<(Arc<Endpoint>, Slot, Instant)> {
+    ) -> Option<Chosen> {
         let PickRequest { rng, worker, key, tried, now } = request;
         let of = |id: &u64| self.endpoints().iter().position(|endpoint| endpoint.target.id == *id);
         // Empty but for retries: then this allocates nothing.
         let exclude: Vec<Slot> = tried.iter().filter_map(of).collect();
         let affinity = key.map(hash::key);
+        let mut on_trial = false;
         let slot = if choice == InstanceChoice::Primary {
             self.primary_slot().filter(|slot| !exclude.contains(slot) && !self.is_full(*slot))?
         } else {
@@ -262,30 +271,51 @@ impl Upstream {
             let replicas = choice == InstanceChoice::Replicas;
             let worker = if replicas { worker % self.lasting.workers + self.lasting.workers } else { worker };
             let mut context = PickContext { rng, worker, affinity, exclude: &exclude };
-            self.first(choice, now, |balancer, view| balancer.pick(&mut context, view))?
+            let mut pick =
+                |trial| self.first(choice, trial, now, |balancer, view| balancer.pick(&mut context, view));
+            let trial = trial && self.lasting.census.any_ejected();
+            let mut slot = pick(trial)?;
+            if trial && self.members.slots[slot].vitals.status() == Status::Trial {
+                // Another worker may have been faster, or its time just over.
+                on_trial = self.members.slots[slot].vitals.change(Health::begin_trial);
+                if !on_trial {
+                    slot = pick(false)?;
+                }
+            }
+            slot
         };
-        Some((Arc::clone(self.endpoints().get(slot)?), slot, now))
+        let endpoint = Arc::clone(self.endpoints().get(slot)?);
+        Some(Chosen { endpoint, slot, since: now, trial: on_trial })
     }
 
-    /// Asks the balancers in their order: the preferred zone's, everybody's, and everybody's with the ejected.
+    /// Asks the balancers in their order: the preferred zone's, everybody's, and everybody's with the ejected. Where
+    /// too few are left, most of the ejected are offered with the rest.
     fn first(
         &self,
         choice: InstanceChoice,
+        trial: bool,
         now: Instant,
         mut ask: impl FnMut(&dyn Balancer, &View<'_>) -> Option<Slot>,
     ) -> Option<Slot> {
         let except = self.primary.filter(|_| choice == InstanceChoice::Replicas);
-        let view =
-            |anyone, local| View { upstream: self, now, stamp: OnceCell::new(), anyone, except, local };
+        let view = |who, local| View { upstream: self, now, stamp: OnceCell::new(), who, except, local };
+        let who = if trial { Who::UpOrOnTrial } else { Who::Up };
         if let Some(local) = self.local()
-            && let Some(slot) = ask(&*local.balancer, &view(false, Some(local)))
+            && let Some(slot) = ask(&*local.balancer, &view(who, Some(local)))
         {
             return Some(slot);
         }
+        let who = if self.panics() { Who::Pardoned } else { who };
         let balancer = &*self.members.balancer;
         // Who waits for one that is at its limit is not better off with one that is ejected.
-        ask(balancer, &view(false, None))
-            .or_else(|| if self.waits() { None } else { ask(balancer, &view(true, None)) })
+        ask(balancer, &view(who, None))
+            .or_else(|| if self.waits() { None } else { ask(balancer, &view(Who::Anyone, None)) })
+    }
+
+    /// Whether so few are usable that ejection is ignored.
+    pub(super) fn panics(&self) -> bool {
+        let up = |slot: &&SlotState| slot.enabled && slot.vitals.status() == Status::Up;
+        self.lasting.census.panics(|most| self.members.slots.iter().filter(up).take(most).count())
     }
 
     /// The preferred zone, while it serves alone.
@@ -311,7 +341,7 @@ impl Upstream {
     /// Where a first request with this key goes, without any effect: `None` where no key decides.
     pub(super) fn place(&self, choice: InstanceChoice, key: &[u8], now: Instant) -> Option<Slot> {
         let affinity = hash::key(key);
-        self.first(choice, now, |balancer, view| balancer.place(affinity, view))
+        self.first(choice, false, now, |balancer, view| balancer.place(affinity, view))
     }
 
     /// The order in which the slots are offered a key.
@@ -362,14 +392,27 @@ impl Upstream {
     }
 }
 
+/// Whom a pick takes, of those that want traffic.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Who {
+    /// Those in rotation.
+    Up,
+    /// And those that a request may try.
+    UpOrOnTrial,
+    /// And of the ejected those that at least answer.
+    Pardoned,
+    /// And the rest: better than none.
+    Anyone,
+}
+
 /// The endpoints as a balancer sees them.
 struct View<'a> {
     upstream: &'a Upstream,
     now: Instant,
     /// `now` as latencies are stamped: worked out once, for those who ask for latencies.
     stamp: OnceCell<u32>,
-    /// Whether the ejected will do.
-    anyone: bool,
+    /// Who will do.
+    who: Who,
     /// One that will not.
     except: Option<Slot>,
     /// Those that alone have a share.
@@ -391,10 +434,12 @@ impl Candidates for View<'_> {
         let Some(slot) = self.upstream.members.slots.get(slot).filter(|slot| slot.enabled) else {
             return false;
         };
-        match slot.vitals.status() {
-            Status::Up => true,
-            Status::Ejected => self.anyone,
-            Status::Retired => self.anyone && !self.has_tombs(),
+        let health = slot.vitals.health();
+        match (health.status, self.who) {
+            (Status::Retired, who) => who == Who::Anyone && !self.has_tombs(),
+            (Status::Up, _) | (Status::Trial, Who::UpOrOnTrial) | (_, Who::Anyone) => true,
+            (_, Who::Pardoned) => health.reason.is_pardoned(),
+            (_, Who::Up | Who::UpOrOnTrial) => false,
         }
     }
 
@@ -427,7 +472,7 @@ impl Candidates for View<'_> {
     fn all_usable(&self) -> bool {
         self.except.is_none()
             && self.upstream.cap().is_none()
-            && (self.anyone || self.upstream.lasting.census.ejected.load(Ordering::Relaxed) == 0)
+            && (self.who == Who::Anyone || !self.upstream.lasting.census.any_ejected())
             && !self.has_tombs()
     }
 }

@@ -1,6 +1,7 @@
 //! The table as the admin shows it: plain values in the shape of its JSON.
 
 use std::collections::BTreeMap;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
@@ -8,7 +9,8 @@ use crate::config::plan::{PathMatch, Rewrite, Segment, ServiceRef};
 use crate::model::{Instance, Owner, Rejected, Role, Trust};
 
 use super::config::ServiceSpec;
-use super::endpoint::InstanceState;
+use super::ejection::NextStep;
+use super::endpoint::{Endpoint, InstanceState};
 use super::route::Route;
 use super::routing_table::RoutingTable;
 use super::upstream::Upstream;
@@ -103,6 +105,8 @@ pub struct InstanceView {
     pub owner: Option<String>,
     /// How it stands.
     pub state: InstanceState,
+    /// Why it is out of rotation; null while it is not.
+    pub health: Option<HealthView>,
     /// The rest of the registration.
     pub metadata: BTreeMap<String, String>,
 }
@@ -201,6 +205,42 @@ pub struct RouteServiceView {
     pub weight: u32,
 }
 
+/// Why an instance is out of rotation, and what comes next.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HealthView {
+    /// `connect`, `reset`, `failures`, `silent`, `check`.
+    pub reason: &'static str,
+    /// The same in words.
+    pub description: &'static str,
+    /// Since when, milliseconds since 1970.
+    pub since_ms: u64,
+    /// Probes, or trials, that failed since.
+    pub failed_probes: u8,
+    /// When it is probed next; null while it is on trial, or its health check decides.
+    pub next_probe_ms: Option<u64>,
+    /// Whether a request tries it now.
+    pub trial: bool,
+}
+
+impl HealthView {
+    fn new(endpoint: &Endpoint, now: Instant, now_ms: u64) -> Option<Self> {
+        let (reason, since, failed_probes) = endpoint.ejected()?;
+        let due = endpoint.due();
+        let ms = |at: Instant| at.saturating_duration_since(now).as_millis() as u64;
+        Some(Self {
+            reason: reason.as_str(),
+            description: reason.describe(),
+            since_ms: now_ms.saturating_sub(now.saturating_duration_since(since).as_millis() as u64),
+            failed_probes,
+            next_probe_ms: match due {
+                Some(NextStep::Probe(at)) => Some(now_ms + ms(at)),
+                _ => None,
+            },
+            trial: matches!(due, Some(NextStep::EndTrial(_))),
+        })
+    }
+}
+
 impl RejectedView {
     fn new(rejected: &Rejected) -> Self {
         Self { node: rejected.node.to_string(), reason: rejected.to_string() }
@@ -208,7 +248,7 @@ impl RejectedView {
 }
 
 impl InstanceView {
-    fn new(instance: &Instance, state: InstanceState) -> Self {
+    fn new(instance: &Instance, state: InstanceState, health: Option<HealthView>) -> Self {
         let metadata = instance.metadata.iter().map(|(k, v)| (k.to_string(), v.to_string()));
         Self {
             id: instance.id.name.to_string(),
@@ -224,6 +264,7 @@ impl InstanceView {
                 Owner::Session(id) => Some(format!("{id:#x}")),
             },
             state,
+            health,
             metadata: metadata.collect(),
         }
     }
@@ -232,8 +273,14 @@ impl InstanceView {
 impl Upstream {
     /// Its instances, sorted by id, those that drain included.
     pub fn instance_views(&self) -> Vec<InstanceView> {
-        let live = self.instances().map(|(instance, _, state)| InstanceView::new(instance, state));
-        let draining = self.draining().map(|instance| InstanceView::new(instance, InstanceState::Draining));
+        let now = Instant::now();
+        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_millis() as u64);
+        let live = self.instances().map(|(instance, slot, state)| {
+            let health = HealthView::new(&self.endpoints()[slot], now, now_ms);
+            InstanceView::new(instance, state, health)
+        });
+        let draining =
+            self.draining().map(|instance| InstanceView::new(instance, InstanceState::Draining, None));
         let mut views: Vec<_> = live.chain(draining).collect();
         views.sort_by(|a, b| a.id.cmp(&b.id));
         views

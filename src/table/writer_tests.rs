@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::health::Reason;
 use super::testing::{config, defaults, instance, name, route, service, snapshot};
 use super::{InstanceState, Lease, PickRequest, RoutingTable, TableConfig, TableWriter};
 use crate::config::plan::{CatalogPlan, ServicePlan};
@@ -116,14 +117,17 @@ fn a_node_created_again_is_trusted_anew() {
     writer.apply(&name("orders"), snapshot([instance("a", 1, 1)]));
     writer.publish();
     let old = Arc::clone(pick(&writer, "orders").unwrap().endpoint());
-    assert!(old.connect_failed(Instant::now()) && !old.connect_failed(Instant::now()));
+    assert!(
+        old.eject(Reason::Connect, Instant::now()).is_some()
+            && old.eject(Reason::Connect, Instant::now()).is_none()
+    );
     assert_eq!(states(&writer)[0].1, InstanceState::Ejected);
     assert!(pick(&writer, "orders").is_some(), "better than nobody");
     let again = writer.apply(&name("orders"), snapshot([instance("a", 7, 1)]));
     assert_eq!((again.added.len(), again.removed.len()), (1, 1));
     writer.publish();
     assert_eq!(states(&writer)[0].1, InstanceState::Up);
-    assert!(old.is_closed() && old.next_probe().is_none() && !old.readmit());
+    assert!(old.is_closed() && old.due().is_none() && !old.probe_answered(Instant::now()));
     assert_ne!(pick(&writer, "orders").unwrap().id(), old.target.id);
 }
 
@@ -138,7 +142,7 @@ fn a_reload_keeps_what_it_does_not_change() {
     writer.publish();
     let table = writer.reader().load();
     let before = Arc::clone(&table.upstream("orders").unwrap().endpoints()[0]);
-    assert!(before.connect_failed(Instant::now()));
+    assert!(before.eject(Reason::Connect, Instant::now()).is_some());
     // Another policy, another protocol: the same endpoint by another way, still ejected.
     let mut changed =
         service("orders", BalanceSpec { policy: BalancePolicy::LeastRequest, key: None, load_bound: None });

@@ -1,7 +1,6 @@
 //! Zone preference: the instances of one zone as a balancer of their own.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use crate::balance::{Balancer, Member};
 use crate::model::ServiceSnapshot;
@@ -60,7 +59,7 @@ impl Local {
 
     /// Whether enough of them are usable to serve alone.
     pub(super) fn suffices(&self, slots: &[SlotState], lasting: &Lasting) -> bool {
-        if lasting.census.ejected.load(Ordering::Relaxed) == 0 {
+        if !lasting.census.any_ejected() {
             return true;
         }
         let usable = self.slots.iter().filter(|slot| slots[**slot as usize].vitals.status() == Status::Up);

@@ -27,6 +27,8 @@ pub struct Metrics {
     connects: HistogramVec,
     retries: IntCounterVec,
     exhausted: IntCounterVec,
+    ejections: IntCounterVec,
+    readmissions: IntCounterVec,
     changes: IntCounterVec,
     publish: Histogram,
     reloads: IntCounterVec,
@@ -76,6 +78,16 @@ impl Metrics {
             exhausted: make.counters(
                 "zoogate_retry_budget_exhausted_total",
                 "Attempts not made because the service's retry budget was used up.",
+                &["service"],
+            ),
+            ejections: make.counters(
+                "zoogate_ejections_total",
+                "Instances taken out of rotation, by why.",
+                &["service", "reason"],
+            ),
+            readmissions: make.counters(
+                "zoogate_readmissions_total",
+                "Ejected instances that came back.",
                 &["service"],
             ),
             changes: make.counters(
@@ -170,6 +182,16 @@ impl Metrics {
     /// Counts an attempt for which the service's budget had no room.
     pub fn retry_budget_exhausted(&self, service: &str) {
         self.exhausted.with_label_values(&[service]).inc();
+    }
+
+    /// Counts an instance that is taken out of rotation.
+    pub fn ejected(&self, service: &str, reason: &'static str) {
+        self.ejections.with_label_values(&[service, reason]).inc();
+    }
+
+    /// Counts an ejected instance that is back.
+    pub fn readmitted(&self, service: &str) {
+        self.readmissions.with_label_values(&[service]).inc();
     }
 
     /// Counts a request without the hash key of its service.

@@ -6,10 +6,40 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, Method, Request, StatusCode, Version, header};
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// The most that is read of a head, and of a gRPC message.
 const MAX_ANSWER: usize = 64 << 10;
+
+/// What any server of HTTP/1.1 answers with a status of some kind, without troubling an application.
+pub const ANYTHING: &str = "OPTIONS *";
+/// For the rare one that does not.
+pub const ITS_ROOT: &str = "HEAD /";
+
+/// Whether there is any answer of HTTP/1.1, whatever it says.
+pub async fn answers_http1(mut stream: TcpStream, authority: &str, asked: &str) -> bool {
+    const BEGINNING: &[u8] = b"HTTP/1.";
+    let question = format!("{asked} HTTP/1.1\r\nhost: {authority}\r\nconnection: close\r\n\r\n");
+    let mut answer = [0; BEGINNING.len()];
+    let asked = async {
+        stream.write_all(question.as_bytes()).await?;
+        stream.read_exact(&mut answer).await
+    };
+    asked.await.is_ok() && answer == BEGINNING
+}
+
+/// Whether there is an HTTP/2 server with prior knowledge that answers a PING.
+pub async fn answers_http2(stream: TcpStream) -> bool {
+    let made = h2::client::Builder::new().enable_push(false).handshake::<_, Bytes>(stream).await;
+    let Ok((_sender, mut connection)) = made else { return false };
+    let Some(mut pings) = connection.ping_pong() else { return false };
+    tokio::select! {
+        biased;
+        pong = pings.ping(h2::Ping::opaque()) => pong.is_ok(),
+        _ = connection => false,
+    }
+}
 
 /// Why somebody is not well.
 #[derive(Debug, thiserror::Error)]

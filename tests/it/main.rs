@@ -32,6 +32,7 @@ mod forwarding;
 mod fuzz_corpus;
 mod grpc;
 mod handover;
+mod health;
 mod kvstore;
 mod kvstore_gateway;
 mod lifecycle;

@@ -7,6 +7,7 @@ pub mod http;
 pub mod instance;
 pub mod kvstore;
 pub mod load;
+pub mod moody;
 pub mod process;
 pub mod script;
 pub mod seen;

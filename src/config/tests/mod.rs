@@ -213,6 +213,7 @@ zone = { spill_below = 0.25 }
 slow_start = "30s"
 retry_budget = 0.5
 vanish_guard = { share = 0.25, hold = "1m" }
+ejection = { failures = 3, statuses = [500], max_ejected = 0.25, panic_threshold = 0 }
 [[listeners]]
 name = "db"
 listen = "[::1]:0"
@@ -270,6 +271,12 @@ rewrite = "/x"
                 window: Duration::from_secs(10),
                 hold: Duration::from_secs(60),
             }),
+            ejection: Some(std::sync::Arc::new(crate::config::plan::EjectionPlan {
+                failures: 3,
+                statuses: Box::new([http::StatusCode::INTERNAL_SERVER_ERROR]),
+                max_ejected: 0.25,
+                panic_threshold: 0.0,
+            })),
         }
     );
     let CatalogPlan { name, path, .. } = &plan.catalogs[0];
