@@ -187,6 +187,8 @@ impl Metrics {
     /// Counts an instance that is taken out of rotation.
     pub fn ejected(&self, service: &str, reason: &'static str) {
         self.ejections.with_label_values(&[service, reason]).inc();
+        // There from now on, so that its first step is seen as one.
+        let _ = self.readmissions.with_label_values(&[service]);
     }
 
     /// Counts an ejected instance that is back.

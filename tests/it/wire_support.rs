@@ -116,6 +116,8 @@ impl Worker {
                 connect_timeout: Duration::from_secs(1),
                 dns_ttl: Duration::from_secs(30),
                 retry_budget: setup.retry_budget,
+                // What becomes of one request is not to depend on those before it.
+                ejection: None,
                 ..ServiceDefaults::default()
             },
         };
