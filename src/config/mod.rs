@@ -24,6 +24,7 @@ mod network;
 mod nodes;
 mod pattern;
 pub mod plan;
+mod protection;
 mod reader;
 mod registries;
 mod retry;
