@@ -200,7 +200,7 @@ mod tests {
             service: ServiceName::new("orders").unwrap(),
             change: MemberChange::Added,
             instance: Arc::new(instance),
-            cause: Cause::Event,
+            cause: Cause::Added,
             published_after: Duration::from_micros(90),
         }
     }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde_json::json;
 
 use crate::admin::{Event, EventLog, MemberChange};
-use crate::model::{Cause, Membership, RegistryName, ServiceName};
+use crate::model::{Cause, Membership, RegistryName, ServiceName, Source};
 use crate::table::TableReader;
 use crate::telemetry::rfc3339_micros;
 
@@ -24,6 +24,44 @@ use crate::telemetry::rfc3339_micros;
 const QUEUE: usize = 1024;
 /// Changes handed over at once at the most.
 const BATCH: usize = 4096;
+
+/// What is known of a change's cause.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Told {
+    /// An event: what happened is what it said.
+    Event,
+    /// A listing.
+    Listing,
+    /// None of the registry's own.
+    Because(Cause),
+}
+
+impl From<Source> for Told {
+    fn from(source: Source) -> Self {
+        match source {
+            Source::Event => Self::Event,
+            Source::Listing => Self::Listing,
+        }
+    }
+}
+
+impl From<Cause> for Told {
+    fn from(cause: Cause) -> Self {
+        Self::Because(cause)
+    }
+}
+
+impl Told {
+    fn cause(self, change: MemberChange) -> Cause {
+        match (self, change) {
+            (Self::Event, MemberChange::Added) => Cause::Added,
+            (Self::Event, MemberChange::Removed) => Cause::Deleted,
+            (Self::Event, MemberChange::Changed) => Cause::Changed,
+            (Self::Listing, _) => Cause::Relisted,
+            (Self::Because(cause), _) => cause,
+        }
+    }
+}
 
 /// The pump's side: gathers changes until they are published.
 #[derive(Debug)]
@@ -44,7 +82,7 @@ impl Journal {
         registry: &RegistryName,
         service: &ServiceName,
         membership: &Membership,
-        cause: Cause,
+        told: Told,
         received: Instant,
     ) {
         let time = SystemTime::now();
@@ -56,7 +94,7 @@ impl Journal {
                 change,
                 instance: Arc::clone(instance),
                 // Whoever goes into limbo or out of it, but for those that the registry has back.
-                cause: if instance.facts.limbo { Cause::Guard } else { cause },
+                cause: if instance.facts.limbo { Cause::Guard } else { told.cause(change) },
                 published_after: Duration::ZERO,
             };
             self.pending.push((event, received));

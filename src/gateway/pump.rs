@@ -13,14 +13,14 @@ use tokio::sync::{mpsc, oneshot};
 use super::barriers::Barriers;
 use super::descriptors;
 use super::elections::Elections;
-use super::journal::Journal;
+use super::journal::{Journal, Told};
 use super::limbo::{Limbo, Turn};
 use super::registries::{Registries, RegistryChange};
 use super::snapshots::{Restored, Snapshots};
 use super::status::RegistryStatus;
 use crate::balance::BalancerFactory;
 use crate::config::plan::Plan;
-use crate::model::{Cause, Membership, RegistryName, ServiceName, Trust};
+use crate::model::{Cause, Membership, RegistryName, ServiceName, Source, Trust};
 use crate::registry::Change;
 use crate::table::{TableConfig, TableWriter};
 use crate::telemetry::Metrics;
@@ -168,12 +168,12 @@ impl Pump {
 
     fn apply(&mut self, from: RegistryChange, pending: &mut Pending) {
         match from.change {
-            Change::Updated { service, snapshot, received } => {
+            Change::Updated { service, snapshot, received, source } => {
                 self.snapshots.touch(&from.registry, Instant::now());
                 let snapshot = self.limbo.told(&service, snapshot, Instant::now());
                 let snapshot = self.elections.members(&service, snapshot);
                 let membership = self.writer.apply(&service, snapshot);
-                self.count(&from.registry, &service, &membership, Cause::Event, received);
+                self.count(&from.registry, &service, &membership, source, received);
                 pending.received.push(received);
                 pending.told(service);
             }
@@ -185,9 +185,9 @@ impl Pump {
                 }
             }
             Change::Refused { catalog, rejected } => self.writer.reject(&catalog, rejected),
-            Change::Gone { service, received } => {
+            Change::Gone { service, received, source } => {
                 self.snapshots.touch(&from.registry, Instant::now());
-                self.gone(&from.registry, &service, Cause::Event, received);
+                self.gone(&from.registry, &service, source, received);
                 pending.received.push(received);
             }
             Change::Trust { base, trust, reason } => {
@@ -232,12 +232,12 @@ impl Pump {
         self.publish(pending);
     }
 
-    fn gone(&mut self, registry: &RegistryName, service: &ServiceName, cause: Cause, received: Instant) {
+    fn gone(&mut self, registry: &RegistryName, service: &ServiceName, source: Source, received: Instant) {
         let membership = match self.limbo.gone(service, Instant::now()) {
             Some(held) => self.writer.apply(service, held),
             None => self.writer.gone(service),
         };
-        self.count(registry, service, &membership, cause, received);
+        self.count(registry, service, &membership, source, received);
     }
 
     /// Publishes what becomes of those in limbo.
@@ -266,7 +266,7 @@ impl Pump {
         let Some(told) = pending.first_listings.remove(catalog) else { return };
         for child in self.writer.children(catalog) {
             if !told.contains(&child) {
-                self.gone(registry, &child, Cause::Listing, Instant::now());
+                self.gone(registry, &child, Source::Listing, Instant::now());
             }
         }
     }
@@ -276,9 +276,13 @@ impl Pump {
         registry: &RegistryName,
         service: &ServiceName,
         membership: &Membership,
-        cause: Cause,
+        cause: impl Into<Told>,
         received: Instant,
     ) {
+        let cause = match cause.into() {
+            Told::Listing if !self.writer.is_listed(service) => Told::Because(Cause::Listing),
+            other => other,
+        };
         self.journal.note(registry, service, membership, cause, received);
         let name = service.as_str();
         self.metrics.membership_change(name, "added", membership.added.len());

@@ -12,7 +12,7 @@ mod retry;
 mod sequence;
 mod snapshot;
 
-pub use cause::Cause;
+pub use cause::{Cause, Source};
 pub use deny::{Denial, DenyList};
 pub use instance::{
     Address, Host, Incarnation, Instance, InstanceId, InvalidAddress, NodeFacts, Owner, Role,

@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use crate::model::{
     CatalogPattern, DenyList, FormatChoice, PrimaryRule, Reading, Rejected, ServiceName, ServiceSnapshot,
-    Trust,
+    Source, Trust,
 };
 
 /// One directory that is watched: a service's, or a catalog's.
@@ -83,6 +83,8 @@ pub enum Change {
         snapshot: Arc<ServiceSnapshot>,
         /// For `zoogate_membership_publish_seconds`.
         received: Instant,
+        /// What told of it.
+        source: Source,
     },
     /// A catalog's child directory is gone, and its service with it.
     Gone {
@@ -90,6 +92,8 @@ pub enum Change {
         service: ServiceName,
         /// As above.
         received: Instant,
+        /// What told of it.
+        source: Source,
     },
     /// Another candidate leads in an election.
     Leader {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use super::Change;
-use crate::model::{ServiceName, Trust};
+use crate::model::{ServiceName, Source, Trust};
 
 /// A mailbox of [`Change`]s: filled from any thread without waiting, emptied by one task.
 #[derive(Debug, Clone, Default)]
@@ -87,6 +87,12 @@ impl Queue {
         {
             *received = waiting.min(*received);
         }
+        let told = self.changes.get(&place).and_then(source);
+        if let (Change::Updated { source, .. } | Change::Gone { source, .. }, Some(told)) =
+            (&mut change, told)
+        {
+            *source = told.min(*source);
+        }
         self.changes.insert(place, change);
     }
 
@@ -103,6 +109,13 @@ fn received(change: &Change) -> Option<std::time::Instant> {
         | Change::Gone { received, .. }
         | Change::Leader { received, .. } => Some(*received),
         Change::Refused { .. } | Change::Trust { .. } | Change::Link { .. } => None,
+    }
+}
+
+fn source(change: &Change) -> Option<Source> {
+    match change {
+        Change::Updated { source, .. } | Change::Gone { source, .. } => Some(*source),
+        _ => None,
     }
 }
 
@@ -131,7 +144,8 @@ mod tests {
     }
 
     fn updated(service: &str, received: Instant) -> Change {
-        Change::Updated { service: name(service), snapshot: Arc::new(ServiceSnapshot::default()), received }
+        let (snapshot, source) = (Arc::new(ServiceSnapshot::default()), Source::Listing);
+        Change::Updated { service: name(service), snapshot, received, source }
     }
 
     fn trust(base: &str, trust: Trust) -> Change {
@@ -162,7 +176,10 @@ mod tests {
             outbox.send(updated("b", start));
             outbox.send(Change::Link { connected: round % 2 == 1, session_losses: round });
         }
-        outbox.send(Change::Gone { service: name("b"), received: start + Duration::from_secs(9) });
+        let late = start + Duration::from_secs(9);
+        outbox.send(Change::Gone { service: name("b"), received: late, source: Source::Event });
+        let sources = outbox.lock().changes.values().filter_map(source).collect::<Vec<_>>();
+        assert_eq!(sources, [Source::Listing, Source::Event]);
         let oldest = outbox.lock().changes.values().filter_map(received).collect::<Vec<_>>();
         assert_eq!(oldest, [start, start]);
         assert_eq!(drain(&outbox), ["updated a", "gone b", "link true"]);

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use super::{Base, Change};
 use crate::model::{
-    CatalogPattern, Incarnation, NodeFacts, PrimaryRule, RejectReason, Rejected, ServiceSnapshot,
+    CatalogPattern, Incarnation, NodeFacts, PrimaryRule, RejectReason, Rejected, ServiceSnapshot, Source,
 };
 
 mod candidates;
@@ -133,12 +133,12 @@ impl BaseView {
     }
 
     /// The services that differ from what was last told. Linear in the services touched since, not in all.
-    pub fn take_changes(&mut self, received: Instant) -> Vec<Change> {
-        self.take_some_changes(usize::MAX, received)
+    pub fn take_changes(&mut self, received: Instant, source: Source) -> Vec<Change> {
+        self.take_some_changes(usize::MAX, received, source)
     }
 
     /// The same of so many touched services at the most: nodes are decoded here, which takes its time.
-    pub fn take_some_changes(&mut self, at_most: usize, received: Instant) -> Vec<Change> {
+    pub fn take_some_changes(&mut self, at_most: usize, received: Instant, source: Source) -> Vec<Change> {
         let mut changes = Vec::new();
         if let Some(candidates) = &mut self.candidates
             && candidates.elect()
@@ -168,14 +168,14 @@ impl BaseView {
                     let snapshot = Arc::new(snapshot);
                     let service = service.name().clone();
                     self.told.insert(child, Arc::clone(&snapshot));
-                    changes.push(Change::Updated { service, snapshot, received });
+                    changes.push(Change::Updated { service, snapshot, received, source });
                 }
                 None => {
                     if self.told.remove(&child).is_some()
                         && let Some(pattern) = &self.pattern
                         && let Ok(service) = pattern.name(&self.base.name, &child)
                     {
-                        changes.push(Change::Gone { service, received });
+                        changes.push(Change::Gone { service, received, source });
                     }
                 }
             }

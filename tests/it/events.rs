@@ -3,12 +3,15 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::process::Output;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::support::fault::{Fault, FaultProxy};
 use crate::support::gateway::{Gateway, ORDERS, binary, wait_for};
 use crate::support::http::Client;
+use crate::support::zk;
 
 /// A reader of `GET /api/events`.
 struct Follower(BufReader<TcpStream>);
@@ -71,7 +74,7 @@ fn each_change_of_a_member_is_told_with_its_cause_and_can_be_read_again() {
         ("instance", "a"),
         ("change", "added"),
         ("address", "127.0.0.1:8001"),
-        ("cause", "event"),
+        ("cause", "added"),
     ] {
         assert_eq!(added[key], expected, "{key} of {added}");
     }
@@ -85,6 +88,7 @@ fn each_change_of_a_member_is_told_with_its_cause_and_can_be_read_again() {
     gateway.withdraw("orders/a");
     let (last, gone) = follower.next();
     assert_eq!((&gone["change"], &gone["instance"]), (&"removed".into(), &"a".into()));
+    assert_eq!(gone["cause"], "deleted");
 
     // A reader that was cut off goes on where it was; another one asks for a number.
     let mut back = Follower::new(&gateway, "", &format!("last-event-id: {first}\r\n"));
@@ -181,4 +185,60 @@ fn a_reload_over_the_admin_answers_with_its_outcome() {
     assert_eq!(gateway.metric("zoogate_config_reloads_total{result=\"ok\"}"), Some(1.0));
     assert_eq!(gateway.metric("zoogate_config_reloads_total{result=\"refused\"}"), Some(1.0));
     assert_eq!(client.request("DELETE", "/api/services", &guard, b"").unwrap().status, 405);
+}
+
+/// What is told of a ZooKeeper directory, with the zxids that the server itself tells.
+#[tokio::test]
+async fn the_cause_is_what_told_of_it() {
+    let connect = zk::chroot("causes").await;
+    let client = zk::client(&connect).await;
+    client.create("/orders", b"", &zk::OPEN).await.unwrap();
+    client.create("/orders/a", b"127.0.0.1:8001", &zk::OPEN).await.unwrap();
+    let (server, chroot) = connect.split_once('/').unwrap();
+    let proxy = FaultProxy::start(server).await;
+    let zookeeper = format!("kind = \"zookeeper\"\nconnect = \"{}/{chroot}\"", proxy.address());
+    let config = with_event_log("").replace("kind = \"directory\"\npath = \"services\"", &zookeeper);
+    let start = move || {
+        let gateway = Gateway::start("causes", &config);
+        let follower = Follower::new(&gateway, "?after=0", "");
+        (gateway, Arc::new(Mutex::new(follower)))
+    };
+    let (gateway, follower) = tokio::task::spawn_blocking(start).await.unwrap();
+    let told = async |expected: &str| {
+        let follower = Arc::clone(&follower);
+        let next = tokio::task::spawn_blocking(move || follower.lock().unwrap().next().1);
+        let event = next.await.unwrap();
+        let word = |key: &str| event[key].as_str().unwrap_or("?").to_owned();
+        let found = format!("{} {} {}", word("instance"), word("change"), word("cause"));
+        assert_eq!(found, expected, "{event}");
+        assert!(event["published_us"].is_u64() && event["created"].is_string(), "{event}");
+        event
+    };
+    told("a added listing").await;
+    let (stat, _) = client.create("/orders/b", b"127.0.0.1:8002", &zk::EPHEMERAL).await.unwrap();
+    let added = told("b added added").await;
+    assert_eq!(added["zxid"], format!("0x{:x}", stat.czxid));
+    assert_eq!(added["session"], format!("0x{:x}", stat.ephemeral_owner));
+    client.set_data("/orders/b", b"127.0.0.1:8003", None).await.unwrap();
+    told("b changed changed").await;
+    client.delete("/orders/b", None).await.unwrap();
+    told("b removed deleted").await;
+    // What happens while the gateway is cut off is found by the listing after its return.
+    proxy.set(Fault::Cut);
+    client.delete("/orders/a", None).await.unwrap();
+    client.create("/orders/c", b"127.0.0.1:8004", &zk::OPEN).await.unwrap();
+    proxy.set(Fault::None);
+    told("a removed relisted").await;
+    told("c added relisted").await;
+    let log = gateway.folder().join("events.jsonl");
+    wait_for("the file", || {
+        let text = std::fs::read_to_string(&log).unwrap();
+        text.contains("\"cause\":\"relisted\"").then_some(())
+    });
+    // A log of before causes were told apart is read as well.
+    let old = std::fs::read_to_string(&log).unwrap().replace("\"cause\":\"deleted\"", "\"cause\":\"event\"");
+    std::fs::write(&log, old).unwrap();
+    let done = replay(&gateway, &[]);
+    let text = String::from_utf8_lossy(&done.stdout).into_owned();
+    assert!(done.status.success() && text.contains("orders\tc\t127.0.0.1:8004"), "{done:?}");
 }

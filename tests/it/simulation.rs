@@ -92,7 +92,7 @@ impl World {
             return;
         }
         let known = self.sim.buried.len();
-        for change in self.view.take_changes(self.now) {
+        for change in self.view.take_changes(self.now, zoogate::model::Source::Event) {
             self.queue.push_back((change, known));
         }
         if !self.listed {

@@ -371,7 +371,7 @@ impl Sim {
 
     /// Applies the mirror's deltas as a table would.
     fn apply(&mut self) {
-        for delta in self.mirror.take_deltas() {
+        for (_, delta) in self.mirror.take_deltas() {
             self.deltas.push(delta.clone());
             match delta {
                 Delta::ServiceAppeared(child) => assert!(self.folders.insert(child), "appeared twice"),

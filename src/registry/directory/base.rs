@@ -15,7 +15,7 @@ use super::super::{Base, Change};
 use super::files::{self, Content, Found, Stamp};
 use super::inbox::Kind;
 use super::tree::Tree;
-use crate::model::{CatalogPattern, CatalogPlace, RejectReason, Trust};
+use crate::model::{CatalogPattern, CatalogPlace, RejectReason, Source, Trust};
 
 /// Why something is listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -203,9 +203,9 @@ impl BaseState {
     }
 
     /// Tells what changed. Nothing before the first listing: what is unknown must not look empty.
-    pub(super) fn flush(&mut self, outbox: &Outbox, received: Instant) {
+    pub(super) fn flush(&mut self, outbox: &Outbox, received: Instant, source: Source) {
         if self.listed {
-            for change in self.view.take_changes(received) {
+            for change in self.view.take_changes(received, source) {
                 outbox.send(change);
             }
         }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::base::{BaseState, Mode};
 use super::tree::Tree;
 use super::*;
-use crate::model::{FormatChoice, PrimaryRule, ServiceSnapshot};
+use crate::model::{FormatChoice, PrimaryRule, ServiceSnapshot, Source};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -104,7 +104,7 @@ impl Deaf {
     /// Lists, and what that changed.
     async fn list(&mut self, mode: Mode) -> Vec<String> {
         self.state.list(&mut self.tree, mode);
-        self.state.flush(&self.outbox, Instant::now());
+        self.state.flush(&self.outbox, Instant::now(), Source::Event);
         self.outbox.send(Change::Link { connected: true, session_losses: 0 });
         let mut told = Vec::new();
         loop {

@@ -11,7 +11,7 @@ use super::super::outbox::Outbox;
 use super::base::{BaseState, Mode};
 use super::inbox::{Command, Event, Inbox, Kind};
 use super::tree::Tree;
-use crate::model::ServiceName;
+use crate::model::{ServiceName, Source};
 
 /// Between two audits, on average.
 const AUDIT: Duration = Duration::from_secs(30);
@@ -29,7 +29,7 @@ pub(super) fn spawn(root: PathBuf, inbox: Arc<Inbox>, outbox: Outbox) -> io::Res
 }
 
 /// Something to list when no event waits.
-type Task = (ServiceName, Option<Box<str>>, Mode);
+type Task = (ServiceName, Option<Box<str>>, Mode, Source);
 
 struct Worker {
     inbox: Arc<Inbox>,
@@ -40,8 +40,8 @@ struct Worker {
     at: HashMap<PathBuf, Interest>,
     tasks: VecDeque<Task>,
     waiting: HashSet<Task>,
-    /// Bases with something to tell, since when.
-    dirty: BTreeMap<ServiceName, Instant>,
+    /// Bases with something to tell, since when, and what told of it.
+    dirty: BTreeMap<ServiceName, (Instant, Source)>,
     flushed: Instant,
     flush_cost: Duration,
     audit: Instant,
@@ -127,7 +127,7 @@ impl Worker {
             self.at.entry(above.to_owned()).or_default().below.push(name.clone());
         }
         self.bases.insert(name.clone(), state);
-        self.later((name, None, Mode::Full));
+        self.later((name, None, Mode::Full, Source::Listing));
     }
 
     fn remove(&mut self, name: &ServiceName) {
@@ -169,7 +169,7 @@ impl Worker {
                 _ => here.chain(&interest.below).cloned().collect(),
             };
             for base in concerned {
-                self.list(base, Mode::Full, *received);
+                self.list(base, Mode::Full, *received, Source::Event);
             }
         }
         for (distance, above) in path.ancestors().enumerate().skip(1) {
@@ -178,20 +178,20 @@ impl Worker {
                 // Nodes are one below the directories that are watched.
                 if let Some(state) = self.bases.get_mut(&base).filter(|state| distance <= state.depth() + 1) {
                     state.event(below, *kind, &mut self.tree);
-                    self.touch(base, *received);
+                    self.touch(base, *received, Source::Event);
                 }
             }
         }
     }
 
-    fn perform(&mut self, (base, child, mode): Task) {
+    fn perform(&mut self, (base, child, mode, source): Task) {
         let now = Instant::now();
         match child {
-            None => self.list(base, mode, now),
+            None => self.list(base, mode, now, source),
             Some(child) => {
                 if let Some(state) = self.bases.get_mut(&base) {
                     state.list_child(&child, &mut self.tree, mode);
-                    self.touch(base, now);
+                    self.touch(base, now, source);
                 }
             }
         }
@@ -199,12 +199,12 @@ impl Worker {
 
     /// Lists a base now and leaves a catalog's known children for later, one by one, so that events come
     /// in between.
-    fn list(&mut self, base: ServiceName, mode: Mode, received: Instant) {
+    fn list(&mut self, base: ServiceName, mode: Mode, received: Instant, source: Source) {
         if let Some(state) = self.bases.get_mut(&base) {
             for child in state.list(&mut self.tree, mode) {
-                self.later((base.clone(), Some(child), mode));
+                self.later((base.clone(), Some(child), mode, source));
             }
-            self.touch(base, received);
+            self.touch(base, received, source);
         }
     }
 
@@ -212,9 +212,9 @@ impl Worker {
         for base in self.bases.keys().cloned().collect::<Vec<_>>() {
             // The oldest event that was lost is the one to count from.
             if mode == Mode::Full {
-                self.touch(base.clone(), received);
+                self.touch(base.clone(), received, Source::Listing);
             }
-            self.later((base, None, mode));
+            self.later((base, None, mode, Source::Listing));
         }
     }
 
@@ -224,7 +224,7 @@ impl Worker {
         }
         let troubled = self.bases.iter().filter(|(_, state)| state.in_trouble());
         for base in troubled.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
-            self.later((base, None, Mode::Retry));
+            self.later((base, None, Mode::Retry, Source::Listing));
         }
     }
 
@@ -234,8 +234,9 @@ impl Worker {
         }
     }
 
-    fn touch(&mut self, base: ServiceName, received: Instant) {
-        self.dirty.entry(base).or_insert(received);
+    fn touch(&mut self, base: ServiceName, received: Instant, source: Source) {
+        let (_, told) = self.dirty.entry(base).or_insert((received, source));
+        *told = source.min(*told);
     }
 
     fn flush(&mut self) {
@@ -243,9 +244,9 @@ impl Worker {
             return;
         }
         let start = Instant::now();
-        for (base, received) in std::mem::take(&mut self.dirty) {
+        for (base, (received, source)) in std::mem::take(&mut self.dirty) {
             if let Some(state) = self.bases.get_mut(&base) {
-                state.flush(&self.outbox, received);
+                state.flush(&self.outbox, received, source);
             }
         }
         self.flushed = Instant::now();

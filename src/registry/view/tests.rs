@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::{FormatChoice, FormatName, NodeFacts, PrimaryRule, ServiceName};
+use crate::model::{FormatChoice, FormatName, NodeFacts, PrimaryRule, ServiceName, Source};
 
 fn base(format: FormatChoice, catalog: bool) -> Base {
     Base {
@@ -31,14 +31,14 @@ impl BaseView {
     }
 
     fn now(&mut self) -> Arc<ServiceSnapshot> {
-        match self.take_changes(Instant::now()).as_slice() {
+        match self.take_changes(Instant::now(), Source::Event).as_slice() {
             [Change::Updated { snapshot, .. }] => Arc::clone(snapshot),
             other => panic!("{other:?}"),
         }
     }
 
     fn told(&mut self) -> Vec<String> {
-        self.take_changes(Instant::now())
+        self.take_changes(Instant::now(), Source::Event)
             .into_iter()
             .map(|change| match change {
                 Change::Updated { service, snapshot, .. } => format!("{service} {}", members(&snapshot)),
@@ -62,14 +62,14 @@ fn rejected(snapshot: &ServiceSnapshot) -> Vec<String> {
 fn a_service_is_told_once_even_when_it_is_empty_and_then_only_when_it_differs() {
     let mut view = view();
     assert_eq!(*view.now(), ServiceSnapshot::default());
-    assert!(view.take_changes(Instant::now()).is_empty());
+    assert!(view.take_changes(Instant::now(), Source::Event).is_empty());
     view.says("b", "h:2");
     view.says("a", "h:1");
     let first = view.now();
     assert_eq!(members(&first), "a=h:1,b=h:2");
     view.says("a", " h:1\n");
     view.remove(None, "c");
-    assert!(view.take_changes(Instant::now()).is_empty());
+    assert!(view.take_changes(Instant::now(), Source::Event).is_empty());
     view.says("b", "h:3");
     let second = view.now();
     assert_eq!(members(&second), "a=h:1,b=h:3");
@@ -205,7 +205,7 @@ fn unsafe_names_are_no_services_and_no_instances() {
         view.put(Some(name), "n", ONE, NodeFacts::default(), b"h:1");
     }
     view.put(Some("ok"), "a\u{7}b", ONE, NodeFacts::default(), b"h:1");
-    let changes = view.take_changes(Instant::now());
+    let changes = view.take_changes(Instant::now(), Source::Event);
     let [Change::Refused { catalog, rejected: refused }, Change::Updated { snapshot: now, .. }] =
         &changes[..]
     else {
@@ -218,7 +218,7 @@ fn unsafe_names_are_no_services_and_no_instances() {
     );
     assert_eq!((members(now).as_str(), rejected(now)), ("", vec!["a\\u{7}b bad_name".to_owned()]));
     view.remove_service("a\nb");
-    let changes = view.take_changes(Instant::now());
+    let changes = view.take_changes(Instant::now(), Source::Event);
     let [Change::Refused { rejected, .. }] = &changes[..] else { panic!("{changes:?}") };
     assert_eq!(rejected.len(), 2);
 }
@@ -238,7 +238,7 @@ fn the_lowest_number_leads_an_election_and_a_service_that_asks_for_it() {
     let mut view = BaseView::new(&Base::of_election(&ServiceName::new("orders").unwrap(), "/election"));
     let mut leads = |act: &dyn Fn(&mut BaseView)| {
         act(&mut view);
-        match view.take_changes(Instant::now()).as_slice() {
+        match view.take_changes(Instant::now(), Source::Event).as_slice() {
             [] => "no news".to_owned(),
             [Change::Leader { leader, .. }] => leader.as_deref().unwrap_or("-").to_owned(),
             other => panic!("{other:?}"),
@@ -302,15 +302,15 @@ fn random_histories_end_where_a_fresh_view_of_the_same_nodes_does() {
             view.put(None, &node, incarnation, NodeFacts::default(), data.as_bytes());
         }
         if rng.u8(..5) == 0 {
-            view.take_changes(Instant::now());
+            view.take_changes(Instant::now(), Source::Event);
         }
     }
-    view.take_changes(Instant::now());
+    view.take_changes(Instant::now(), Source::Event);
     let mut fresh = self::view();
     for (node, (incarnation, data)) in &truth {
         fresh.put(None, node, *incarnation, NodeFacts::default(), data.as_bytes());
     }
-    fresh.take_changes(Instant::now());
+    fresh.take_changes(Instant::now(), Source::Event);
     assert_eq!(view.told[""], fresh.told[""]);
 }
 

@@ -19,7 +19,7 @@ use super::list::{self, BATCH, ListError, MAX_CHILDREN, Part, Target};
 use super::mirror::{Counters, EventKind, Found, Mirror, Place, Ticket};
 use super::session::{Link, LinkStatus, Session};
 use super::stats::Stats;
-use crate::model::Trust;
+use crate::model::{Source, Trust};
 use crate::registry::outbox::Outbox;
 use crate::registry::view::BaseView;
 use crate::registry::{Base, Change};
@@ -382,18 +382,27 @@ impl Driver {
     /// Applies the mirror's news and hands on what changed. Nothing is handed on before the first whole
     /// listing, and nothing of a listing before its end: each service's members are rebuilt once.
     async fn publish(&mut self) {
-        for delta in self.mirror.take_deltas() {
+        let received = self.unpublished_since.take_if(|_| self.mirror.is_listed());
+        let mut source = Source::Listing;
+        for (told_by, delta) in self.mirror.take_deltas() {
+            // What an event told and what a listing found goes out apart.
+            if let Some(received) = received.filter(|_| told_by != source) {
+                self.hand_on(received, source).await;
+            }
+            source = told_by;
             delta.apply(&mut self.view);
         }
         let counters = self.mirror.counters();
         self.stats.add(self.counted, counters);
         self.counted = counters;
-        if !self.mirror.is_listed() {
-            return;
+        if let Some(received) = received {
+            self.hand_on(received, source).await;
         }
-        let Some(received) = self.unpublished_since.take() else { return };
+    }
+
+    async fn hand_on(&mut self, received: Instant, source: Source) {
         loop {
-            for change in self.view.take_some_changes(TURN, received) {
+            for change in self.view.take_some_changes(TURN, received, source) {
                 self.outbox.send(change);
             }
             if !self.view.is_touched() {

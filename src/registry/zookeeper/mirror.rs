@@ -11,7 +11,7 @@ use std::sync::Arc;
 pub use super::facts::{Contents, Counters, Delta, Depth, EventKind, Found, Place, Question};
 use super::facts::{DIRECTORY, RESERVED};
 use super::tree::{Put, Tree};
-use crate::model::{CatalogPattern, CatalogPlace, NodeFacts, RejectReason};
+use crate::model::{CatalogPattern, CatalogPlace, NodeFacts, RejectReason, Source};
 
 /// Names one listing. Answers of a listing that was given up are ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,6 +107,7 @@ impl Mirror {
 
     /// A watch event. Paths that are not at the depths we mirror are ignored.
     pub fn event(&mut self, kind: EventKind, path: &str) {
+        self.tree.told_by(Source::Event);
         match (self.spot(path), kind) {
             (Spot::Elsewhere, _) | (Spot::Base | Spot::Folder(_), EventKind::Changed) => {}
             (Spot::Base, kind) => {
@@ -171,6 +172,7 @@ impl Mirror {
             self.counters.stale_replies += answers.len() as u64;
             return;
         }
+        self.tree.told_by(Source::Event);
         self.again |= answers.is_empty();
         for (place, found) in answers {
             if self.touched_since(&place.below_base(), at) {
@@ -210,6 +212,7 @@ impl Mirror {
     /// A catalog's child directory, as the listing found it.
     pub fn listed_folder(&mut self, ticket: Ticket, child: &Arc<str>, contents: Contents) {
         let Some(purpose) = self.purpose(ticket) else { return };
+        self.tree.told_by(Source::Listing);
         if self.touched_since(child, ticket.at) {
             self.counters.stale_replies += 1;
         } else if contents != Contents::Vanished && !self.tree.has_folder(child) {
@@ -237,6 +240,7 @@ impl Mirror {
     /// Nodes, as the listing found them.
     pub fn listed_nodes(&mut self, ticket: Ticket, nodes: Vec<(Place, Found)>) {
         let Some(purpose) = self.purpose(ticket) else { return };
+        self.tree.told_by(Source::Listing);
         for (place, found) in nodes {
             let below = if self.touched.is_empty() { String::new() } else { place.below_base() };
             if self.touched_since(&below, ticket.at) {
@@ -275,6 +279,7 @@ impl Mirror {
         let Some(listing) = self.listing.take_if(|listing| listing.ticket == ticket) else { return false };
         let whole = complete && !listing.broken;
         if whole {
+            self.tree.told_by(Source::Listing);
             self.sweep(&listing);
             self.listed = true;
             self.doubt = false;
@@ -301,8 +306,8 @@ impl Mirror {
         self.again
     }
 
-    /// The differences since the last call.
-    pub fn take_deltas(&mut self) -> Vec<Delta> {
+    /// The differences since the last call, each with what told of it.
+    pub fn take_deltas(&mut self) -> Vec<(Source, Delta)> {
         self.tree.take_deltas()
     }
 

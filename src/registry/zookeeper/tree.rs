@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::facts::{DIRECTORY, Delta, Depth, Place};
-use crate::model::{NodeFacts, RejectReason};
+use crate::model::{NodeFacts, RejectReason, Source};
 
 /// Directories with their nodes. Every change of them leaves a [`Delta`].
 #[derive(Debug)]
@@ -13,7 +13,9 @@ pub(super) struct Tree {
     cap: usize,
     /// By child directory; a service's own nodes are under "".
     folders: HashMap<Arc<str>, Folder>,
-    deltas: Vec<Delta>,
+    deltas: Vec<(Source, Delta)>,
+    /// What tells of the deltas to come.
+    source: Source,
 }
 
 /// What became of a node that was put.
@@ -52,7 +54,7 @@ impl Tree {
         if depth == Depth::Service {
             folders.insert(Arc::from(""), Folder::default());
         }
-        Self { depth, cap, folders, deltas: Vec::new() }
+        Self { depth, cap, folders, deltas: Vec::new(), source: Source::Event }
     }
 
     pub(super) fn has_folder(&self, child: &str) -> bool {
@@ -67,7 +69,7 @@ impl Tree {
     pub(super) fn ensure_folder(&mut self, child: &Arc<str>) {
         if !self.folders.contains_key(child) {
             self.folders.insert(Arc::clone(child), Folder::default());
-            self.deltas.push(Delta::ServiceAppeared(Arc::clone(child)));
+            self.note(Delta::ServiceAppeared(Arc::clone(child)));
         }
     }
 
@@ -83,7 +85,7 @@ impl Tree {
         let (czxid, mzxid) = zxids;
         let put = self.set(&place, State::Good { czxid, mzxid }, seen);
         if put == Put::News {
-            self.deltas.push(Delta::Put { place, czxid, facts, data });
+            self.note(Delta::Put { place, czxid, facts, data });
         }
         put
     }
@@ -98,7 +100,7 @@ impl Tree {
     ) -> Put {
         let put = self.set(&place, State::Bad(reason), seen);
         if put == Put::News {
-            self.deltas.push(Delta::Rejected { place, reason, detail });
+            self.note(Delta::Rejected { place, reason, detail });
         }
         put
     }
@@ -108,7 +110,7 @@ impl Tree {
         let folder = self.folders.get_mut(place.folder());
         let known = folder.and_then(|folder| folder.nodes.remove(&place.node)).is_some();
         if known {
-            self.deltas.push(Delta::Removed(place.clone()));
+            self.note(Delta::Removed(place.clone()));
         }
         known
     }
@@ -116,7 +118,7 @@ impl Tree {
     /// Takes a directory out; says how many nodes were in it.
     pub(super) fn drop_folder(&mut self, child: &Arc<str>) -> u64 {
         let Some(folder) = self.folders.remove(child) else { return 0 };
-        self.deltas.push(Delta::ServiceGone(Arc::clone(child)));
+        self.note(Delta::ServiceGone(Arc::clone(child)));
         folder.nodes.len() as u64
     }
 
@@ -129,7 +131,9 @@ impl Tree {
         let nodes: Vec<Arc<str>> =
             self.folders.values_mut().flat_map(|folder| folder.nodes.drain()).map(|(node, _)| node).collect();
         let count = nodes.len() as u64;
-        self.deltas.extend(nodes.into_iter().map(|node| Delta::Removed(Place { child: None, node })));
+        let source = self.source;
+        let removed = |node| (source, Delta::Removed(Place { child: None, node }));
+        self.deltas.extend(nodes.into_iter().map(removed));
         count
     }
 
@@ -187,8 +191,17 @@ impl Tree {
             || entry.is_some_and(|entry| entry.state == State::Bad(RejectReason::Forbidden))
     }
 
-    pub(super) fn take_deltas(&mut self) -> Vec<Delta> {
+    /// What is told from now on comes from there.
+    pub(super) fn told_by(&mut self, source: Source) {
+        self.source = source;
+    }
+
+    pub(super) fn take_deltas(&mut self) -> Vec<(Source, Delta)> {
         std::mem::take(&mut self.deltas)
+    }
+
+    fn note(&mut self, delta: Delta) {
+        self.deltas.push((self.source, delta));
     }
 
     /// Usable nodes and their incarnations.
