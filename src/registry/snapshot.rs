@@ -1,7 +1,7 @@
 //! The last known members on disk, for a start while the registry is out of reach.
 //!
-//! A file is one line about itself, then its content: the line holds the content's length and CRC-32, so a file that
-//! was cut, mixed up or edited is refused whole. It is written beside its place and renamed into it.
+//! A file is one line about itself, then its content: the line holds the content's length and a CRC-32 over both, so a
+//! file that was cut, mixed up or edited anywhere is refused whole. It is written beside its place and renamed into it.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -16,8 +16,10 @@ use crate::model::{
     FormatName, Host, Incarnation, Instance, InstanceId, NodeFacts, Owner, Role, ServiceName, ServiceSnapshot,
 };
 
-/// The layout of the file: another number is not read.
-const VERSION: u32 = 1;
+/// The layout of the file: another number is not read, but for [`OLD_VERSION`].
+const VERSION: u32 = 2;
+/// The same, with a CRC-32 over the content alone.
+const OLD_VERSION: u32 = 1;
 /// The longest first line, in bytes.
 const MAX_HEAD: usize = 4096;
 /// The longest content that is read, in bytes: some four million instances.
@@ -87,19 +89,33 @@ struct Head {
     crc32: u32,
 }
 
+impl Head {
+    /// Over everything that this line says, and the content.
+    fn checksum(&self, content: &[u8]) -> u32 {
+        let Self { zoogate_snapshot, origin, written_ms, zxid, length, crc32: _ } = self;
+        let mut hasher = crc32fast::Hasher::new();
+        if *zoogate_snapshot != OLD_VERSION {
+            hasher.update(format!("{zoogate_snapshot} {written_ms} {zxid} {length} {origin}\n").as_bytes());
+        }
+        hasher.update(content);
+        hasher.finalize()
+    }
+}
+
 /// Writes a snapshot of the registry at `origin`. Blocks; atomic: a reader, or a start after a crash, finds the old file
 /// or the new one.
 pub fn write(path: &Path, origin: &str, stored: &Stored) -> io::Result<()> {
     let bases: Vec<BaseRecord<'_>> = stored.bases.iter().map(BaseRecord::new).collect();
     let content = serde_json::to_vec(&bases)?;
-    let head = Head {
+    let mut head = Head {
         zoogate_snapshot: VERSION,
         origin: origin.to_owned(),
         written_ms: millis(stored.written),
         zxid: stored.zxid,
         length: content.len() as u64,
-        crc32: crc32fast::hash(&content),
+        crc32: 0,
     };
+    head.crc32 = head.checksum(&content);
     let beside = beside(path, "tmp");
     let mut file = File::create(&beside)?;
     serde_json::to_writer(&mut file, &head)?;
@@ -128,12 +144,12 @@ pub fn read(path: &Path, origin: &str) -> Result<Option<Stored>, SnapshotError> 
     let end = end.ok_or_else(|| SnapshotError::corrupt("its first line is not a snapshot's"))?;
     let (head, content) = (&bytes[..end], &bytes[end + 1..]);
     let head: Head = serde_json::from_slice(head).map_err(SnapshotError::corrupt)?;
-    if head.zoogate_snapshot != VERSION {
+    if ![VERSION, OLD_VERSION].contains(&head.zoogate_snapshot) {
         let why = format!("its layout is {}, and {VERSION} is read here", head.zoogate_snapshot);
         return Err(SnapshotError::Corrupt(why));
     }
-    if content.len() as u64 != head.length || crc32fast::hash(content) != head.crc32 {
-        let why = format!("its content is not the {} bytes that were written", head.length);
+    if content.len() as u64 != head.length || head.checksum(content) != head.crc32 {
+        let why = format!("it is not what was written: {} bytes of content and a first line", head.length);
         return Err(SnapshotError::Corrupt(why));
     }
     if !same_origin(&head.origin, origin) {
@@ -433,15 +449,39 @@ mod tests {
             fs::write(&path, &whole[..end]).unwrap();
             assert!(matches!(read(&path, ORIGIN), Err(SnapshotError::Corrupt(_))), "cut at {end}");
         }
-        let content = whole.iter().position(|byte| *byte == b'\n').unwrap() + 1;
-        for at in content..whole.len() {
-            let mut bad = whole.clone();
-            bad[at] ^= 1;
-            fs::write(&path, &bad).unwrap();
-            assert!(matches!(read(&path, ORIGIN), Err(SnapshotError::Corrupt(_))), "changed at {at}");
+        for at in 0..whole.len() {
+            for bit in [1, 4, 32] {
+                let mut bad = whole.clone();
+                bad[at] ^= bit;
+                fs::write(&path, &bad).unwrap();
+                assert!(matches!(read(&path, ORIGIN), Err(SnapshotError::Corrupt(_))), "changed at {at}");
+            }
         }
         let aside = set_aside(&path).unwrap();
         assert!(!path.exists() && aside.exists());
+    }
+
+    #[test]
+    fn a_file_of_the_old_layout_is_read_and_no_other() {
+        let folder = Folder::new("old");
+        let path = folder.0.join("main.json");
+        write(&path, ORIGIN, &stored()).unwrap();
+        let whole = fs::read(&path).unwrap();
+        let end = whole.iter().position(|byte| *byte == b'\n').unwrap();
+        let mut head: Head = serde_json::from_slice(&whole[..end]).unwrap();
+        let old = |head: &Head| [&serde_json::to_vec(head).unwrap(), &whole[end..]].concat();
+        head.zoogate_snapshot = OLD_VERSION;
+        fs::write(&path, old(&head)).unwrap();
+        assert!(
+            matches!(read(&path, ORIGIN), Err(SnapshotError::Corrupt(_))),
+            "a new checksum in an old file"
+        );
+        head.crc32 = crc32fast::hash(&whole[end + 1..]);
+        fs::write(&path, old(&head)).unwrap();
+        assert_eq!(read(&path, ORIGIN).unwrap(), Some(stored()));
+        head.zoogate_snapshot = VERSION + 1;
+        fs::write(&path, old(&head)).unwrap();
+        assert!(matches!(read(&path, ORIGIN), Err(SnapshotError::Corrupt(_))));
     }
 
     #[test]
