@@ -223,7 +223,7 @@ impl Member {
             change = self.discovery.changed() => match change {
                 Change::Updated { snapshot, .. } => self.snapshot = Some(snapshot),
                 Change::Trust { trust, .. } => self.stale = trust == Trust::Stale,
-                Change::Gone { .. } | Change::Link { .. } | Change::Leader { .. } | Change::Refused { .. } => {}
+                Change::Gone { .. } | Change::Link { .. } | Change::Leader { .. } | Change::Refused { .. } | Change::Drift { .. } => {}
             },
         }
     }

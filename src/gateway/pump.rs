@@ -201,6 +201,7 @@ impl Pump {
                 self.status.trust(&from.registry, &base, trust, reason.as_deref());
                 self.writer.trust(&base, trust, reason);
             }
+            Change::Drift { base: _, nodes } => self.status.drift(&from.registry, nodes),
             Change::Link { connected, session_losses } => {
                 self.status.link(&from.registry, connected, session_losses);
             }

@@ -140,7 +140,9 @@ fn can_remove(kind: &RegistryKind) -> bool {
 fn base_of(change: &Change) -> Option<&str> {
     match change {
         Change::Updated { service, .. } | Change::Gone { service, .. } => service.as_str().split('/').next(),
-        Change::Trust { base, .. } | Change::Leader { base, .. } => Some(base.as_str()),
+        Change::Trust { base, .. } | Change::Leader { base, .. } | Change::Drift { base, .. } => {
+            Some(base.as_str())
+        }
         Change::Refused { catalog, .. } => Some(catalog.as_str()),
         Change::Link { .. } => None,
     }

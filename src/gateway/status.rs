@@ -20,6 +20,8 @@ struct Status {
     session_losses: u64,
     /// Those of runs before this one: the sum never falls.
     earlier_losses: u64,
+    /// What audits found and no event had told.
+    drift: u64,
     /// Bases that were told to be stale.
     stale: BTreeSet<ServiceName>,
     /// Bases that have not been listed since they were configured.
@@ -34,6 +36,7 @@ impl Status {
             connected: false,
             session_losses: 0,
             earlier_losses: 0,
+            drift: 0,
             stale: BTreeSet::new(),
             unlisted: BTreeSet::new(),
             stale_since: Some(Instant::now()),
@@ -96,6 +99,13 @@ impl RegistryStatus {
         }
     }
 
+    /// An audit found so many nodes otherwise than events had told.
+    pub(super) fn drift(&self, registry: &RegistryName, nodes: u64) {
+        if let Some(status) = self.lock().get_mut(registry) {
+            status.drift += nodes;
+        }
+    }
+
     /// A base is served from a snapshot of this age: the table is as stale as that.
     pub(super) fn restored(&self, registry: &RegistryName, age: Duration) {
         if let Some(status) = self.lock().get_mut(registry) {
@@ -142,6 +152,7 @@ impl LiveSource for StatusSource {
         for (name, status) in self.0.lock().iter() {
             sink.registry_connected(name.as_str(), status.connected);
             sink.session_losses(name.as_str(), status.earlier_losses + status.session_losses);
+            sink.drift(name.as_str(), status.drift);
             sink.registry_stale(
                 name.as_str(),
                 status.stale_since.map_or(0.0, |since| since.elapsed().as_secs_f64()),

@@ -67,7 +67,7 @@ pub async fn survey(plan: &Plan, limit: Duration) -> Survey {
                         return;
                     }
                 }
-                Change::Link { .. } => {}
+                Change::Drift { .. } | Change::Link { .. } => {}
             }
         }
     };

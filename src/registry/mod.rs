@@ -120,6 +120,13 @@ pub enum Change {
         /// Why it is stale, for people: `no connection to 127.0.0.1:2181`, `forbidden: …`.
         reason: Option<Arc<str>>,
     },
+    /// An audit found nodes of a base to be otherwise than events had told.
+    Drift {
+        /// The base's name.
+        base: ServiceName,
+        /// So many, on top of those told before.
+        nodes: u64,
+    },
     /// The link to the registry itself.
     Link {
         /// Whether it is up now.

@@ -37,6 +37,7 @@ enum Subject {
     Service(ServiceName),
     Refused(ServiceName),
     Base(ServiceName),
+    Drift(ServiceName),
     Link,
 }
 
@@ -93,6 +94,11 @@ impl Queue {
         {
             *source = told.min(*source);
         }
+        if let (Change::Drift { nodes, .. }, Some(Change::Drift { nodes: told, .. })) =
+            (&mut change, self.changes.get(&place))
+        {
+            *nodes += told;
+        }
         self.changes.insert(place, change);
     }
 
@@ -108,7 +114,7 @@ fn received(change: &Change) -> Option<std::time::Instant> {
         Change::Updated { received, .. }
         | Change::Gone { received, .. }
         | Change::Leader { received, .. } => Some(*received),
-        Change::Refused { .. } | Change::Trust { .. } | Change::Link { .. } => None,
+        Change::Refused { .. } | Change::Trust { .. } | Change::Drift { .. } | Change::Link { .. } => None,
     }
 }
 
@@ -127,6 +133,7 @@ impl Subject {
             Change::Leader { base, .. } => Self::Service(base.clone()),
             Change::Refused { catalog, .. } => Self::Refused(catalog.clone()),
             Change::Trust { base, .. } => Self::Base(base.clone()),
+            Change::Drift { base, .. } => Self::Drift(base.clone()),
             Change::Link { .. } => Self::Link,
         }
     }
@@ -162,6 +169,7 @@ mod tests {
                 Change::Leader { base, .. } => format!("leader {base}"),
                 Change::Refused { catalog, .. } => format!("refused {catalog}"),
                 Change::Trust { base, trust, .. } => format!("{trust:?} {base}"),
+                Change::Drift { base, nodes } => format!("drift {base} {nodes}"),
                 Change::Link { connected, .. } => format!("link {connected}"),
             })
             .collect()
@@ -174,6 +182,7 @@ mod tests {
         for round in 0..1000 {
             outbox.send(updated("a", start + Duration::from_millis(round)));
             outbox.send(updated("b", start));
+            outbox.send(Change::Drift { base: name("a"), nodes: 2 });
             outbox.send(Change::Link { connected: round % 2 == 1, session_losses: round });
         }
         let late = start + Duration::from_secs(9);
@@ -182,7 +191,7 @@ mod tests {
         assert_eq!(sources, [Source::Listing, Source::Event]);
         let oldest = outbox.lock().changes.values().filter_map(received).collect::<Vec<_>>();
         assert_eq!(oldest, [start, start]);
-        assert_eq!(drain(&outbox), ["updated a", "gone b", "link true"]);
+        assert_eq!(drain(&outbox), ["updated a", "gone b", "drift a 2000", "link true"]);
         assert!(outbox.lock().places.is_empty());
     }
 

@@ -69,6 +69,13 @@ impl LiveSink {
         self.counter("zoogate_registry_session_losses_total", help, &labels, count);
     }
 
+    /// `zoogate_registry_drift_total{registry}`.
+    pub fn drift(&mut self, registry: &str, count: u64) {
+        let labels = [("registry", registry)];
+        let help = "Nodes that an audit found otherwise than events had told: 0, unless something is wrong.";
+        self.counter("zoogate_registry_drift_total", help, &labels, count);
+    }
+
     /// `zoogate_barrier_closed{registry,path}`.
     pub fn barrier_closed(&mut self, registry: &str, path: &str, closed: bool) {
         let labels = [("registry", registry), ("path", path)];

@@ -93,7 +93,10 @@ impl Seen {
                     let reason = reason.as_deref().unwrap_or_default().to_owned();
                     self.trust.insert(base.to_string(), (trust, reason));
                 }
-                Change::Leader { .. } | Change::Refused { .. } | Change::Link { .. } => {}
+                Change::Leader { .. }
+                | Change::Refused { .. }
+                | Change::Drift { .. }
+                | Change::Link { .. } => {}
             }
         }
     }

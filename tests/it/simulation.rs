@@ -110,7 +110,10 @@ impl World {
                 Change::Updated { service, snapshot, .. } => _ = self.writer.apply(&service, snapshot),
                 Change::Gone { service, .. } => _ = self.writer.gone(&service),
                 Change::Trust { base, trust, reason } => _ = self.writer.trust(&base, trust, reason),
-                Change::Leader { .. } | Change::Refused { .. } | Change::Link { .. } => {
+                Change::Leader { .. }
+                | Change::Refused { .. }
+                | Change::Drift { .. }
+                | Change::Link { .. } => {
                     unreachable!("nobody sends it here")
                 }
             }

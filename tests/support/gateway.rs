@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
 
@@ -103,6 +103,17 @@ pub struct Gateway {
     pub out: Lines,
     pub admin: SocketAddr,
     scratch: Scratch,
+    drifts: AtomicBool,
+}
+
+impl Drop for Gateway {
+    /// Whatever a test was about: what events tell is the truth.
+    fn drop(&mut self) {
+        if !self.drifts.load(Ordering::Relaxed) && !std::thread::panicking() {
+            let drift = self.log.all().into_iter().find(|line| line.contains("no event had told"));
+            assert_eq!(drift, None, "an audit found what no event had told");
+        }
+    }
 }
 
 /// A directory registry in `./services`, and a listener `public`: what most tests begin with.
@@ -153,7 +164,7 @@ impl Gateway {
     fn found(process: Process, config: PathBuf, scratch: Scratch) -> Self {
         let (log, out) = (process.log.clone(), process.out.clone());
         let admin = log.find("admin address", |line| address_in(line, "admin listening"));
-        Self { process, config, log, out, admin, scratch }
+        Self { process, config, log, out, admin, scratch, drifts: AtomicBool::new(false) }
     }
 
     /// The same, after `prepare` has worked in the configuration's folder.
@@ -163,6 +174,11 @@ impl Gateway {
         let config = scratch.write("zoogate.toml", &with_admin(config));
         let process = Process::start(binary().args(["run", "--config"]).arg(&config));
         Self::found(process, config, scratch)
+    }
+
+    /// Its events are lost on purpose.
+    pub fn may_drift(&self) {
+        self.drifts.store(true, Ordering::Relaxed);
     }
 
     /// The folder of its configuration file.

@@ -80,7 +80,7 @@ impl Seen {
                 let reason = reason.as_deref().unwrap_or_default().to_owned();
                 self.trust.insert(base.to_string(), Err(reason));
             }
-            Change::Leader { .. } | Change::Refused { .. } => {}
+            Change::Leader { .. } | Change::Refused { .. } | Change::Drift { .. } => {}
             Change::Link { connected, session_losses } => {
                 self.connected = Some(connected);
                 self.session_losses = session_losses;

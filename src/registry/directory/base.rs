@@ -41,6 +41,8 @@ pub(super) struct BaseState {
     /// What cannot be listed now, by child likewise, and why.
     troubles: BTreeMap<Box<str>, String>,
     listed: bool,
+    /// What audits found since the last flush.
+    drift: u64,
     told: Option<(Trust, Option<Arc<str>>)>,
 }
 
@@ -73,6 +75,7 @@ impl BaseState {
             folders: HashMap::new(),
             troubles: BTreeMap::new(),
             listed: false,
+            drift: 0,
             told: None,
         }
     }
@@ -208,6 +211,10 @@ impl BaseState {
             for change in self.view.take_changes(received, source) {
                 outbox.send(change);
             }
+        }
+        let nodes = std::mem::take(&mut self.drift);
+        if nodes > 0 {
+            outbox.send(Change::Drift { base: self.base.name.clone(), nodes });
         }
         let state = match self.troubles.values().next() {
             Some(trouble) => (Trust::Stale, Some(trouble.as_str())),
@@ -353,6 +360,7 @@ impl BaseState {
         }
         if mode == Mode::Audit && drift + gone.len() > 0 {
             let nodes = drift + gone.len();
+            self.drift += nodes as u64;
             tracing::info!(directory = %directory.display(), nodes, "a listing found what no event told");
             // Its watch may be dead: a new one, and what happened in between.
             tree.watches.forget(&directory);

@@ -113,6 +113,7 @@ impl Deaf {
                 Change::Trust { trust, .. } => told.push(format!("{trust:?}")),
                 Change::Gone { service, .. } => told.push(format!("{service} gone")),
                 Change::Leader { .. } | Change::Refused { .. } => panic!("neither election nor catalog"),
+                Change::Drift { .. } => {}
                 Change::Link { .. } => return told,
             }
         }

@@ -326,6 +326,7 @@ impl Driver {
             if drift > 0 {
                 let base = self.base.name.as_str();
                 tracing::warn!(base, drift, "a listing found changes that no event had told");
+                self.outbox.send(Change::Drift { base: self.base.name.clone(), nodes: drift });
             }
             self.unpublished_since.get_or_insert_with(Instant::now);
             self.whole = true;
