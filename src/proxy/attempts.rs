@@ -89,11 +89,7 @@ pub(super) async fn attempts(
         } else {
             let (limit, bodiless) = (routed.retry.per_try_timeout, request.is_bodiless());
             let mut attempt = pin!(timed(context, &endpoint, &mut request, tries.anew, limit, &dialled));
-            let watched = if repeatable {
-                context.clock.unless_ejected(&endpoint, attempt.as_mut()).await
-            } else {
-                Some(attempt.as_mut().await)
-            };
+            let watched = context.clock.unless_ejected(&endpoint, repeatable, attempt.as_mut()).await;
             if let Some(sent) = watched {
                 sent
             } else {

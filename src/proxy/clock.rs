@@ -21,7 +21,14 @@ pub(super) struct Clock {
     draining: Cell<Option<Instant>>,
     connections: RefCell<Slots<Rc<ConnState>>>,
     alarms: RefCell<Slots<(Instant, Waker)>>,
-    watches: RefCell<Slots<(Arc<Endpoint>, Waker)>>,
+    watches: RefCell<Slots<Waiting>>,
+}
+
+/// A request that waits for the head of an answer.
+struct Waiting {
+    endpoint: Arc<Endpoint>,
+    since: Instant,
+    waker: Waker,
 }
 
 /// A list with holes: O(1) to enter and to leave.
@@ -64,9 +71,9 @@ impl Clock {
                 waker.wake_by_ref();
             }
         }
-        for (endpoint, waker) in self.watches.borrow().iter() {
-            if is_out(endpoint) {
-                waker.wake_by_ref();
+        for waiting in self.watches.borrow().iter() {
+            if is_out(&waiting.endpoint) {
+                waiting.waker.wake_by_ref();
             }
         }
     }
@@ -118,11 +125,23 @@ fn is_out(endpoint: &Endpoint) -> bool {
 }
 
 impl Clock {
-    /// Runs `future` to its end, or until the endpoint that it waits for is ejected: `None`. One that was out before
-    /// does not count. That is seen at a tick.
+    /// Those who have kept a request waiting since then, each once.
+    pub(super) fn waited_for(&self, since: Instant) -> Vec<Arc<Endpoint>> {
+        let mut found: Vec<Arc<Endpoint>> = Vec::new();
+        for waiting in self.watches.borrow().iter().filter(|waiting| waiting.since <= since) {
+            if !found.iter().any(|known| known.target.id == waiting.endpoint.target.id) {
+                found.push(Arc::clone(&waiting.endpoint));
+            }
+        }
+        found
+    }
+
+    /// Runs `future`, which waits for an endpoint, to its end; or, where the request may `move` elsewhere, until that is
+    /// seen to answer nobody: `None`. One that was out before does not count. That is seen at a tick.
     pub(super) async fn unless_ejected<F: Future>(
         &self,
         endpoint: &Arc<Endpoint>,
+        may_move: bool,
         mut future: Pin<&mut F>,
     ) -> Option<F::Output> {
         if is_out(endpoint) {
@@ -133,7 +152,7 @@ impl Clock {
             if let Poll::Ready(value) = future.as_mut().poll(cx) {
                 return Poll::Ready(Some(value));
             }
-            if is_out(endpoint) {
+            if may_move && is_out(endpoint) {
                 return Poll::Ready(None);
             }
             watch.set(endpoint, cx);
@@ -196,13 +215,13 @@ struct Watch<'a> {
 impl Watch<'_> {
     fn set(&mut self, endpoint: &Arc<Endpoint>, cx: &Context<'_>) {
         let mut watches = self.clock.watches.borrow_mut();
-        match self.key {
-            Some(key) => {
-                if let Some((_, waker)) = &mut watches.items[key] {
-                    waker.clone_from(cx.waker());
-                }
+        if let Some(key) = self.key {
+            if let Some(waiting) = &mut watches.items[key] {
+                waiting.waker.clone_from(cx.waker());
             }
-            None => self.key = Some(watches.insert((Arc::clone(endpoint), cx.waker().clone()))),
+        } else {
+            let (endpoint, since) = (Arc::clone(endpoint), self.clock.now());
+            self.key = Some(watches.insert(Waiting { endpoint, since, waker: cx.waker().clone() }));
         }
     }
 }

@@ -18,10 +18,12 @@ use super::body::Body;
 use super::clock::Clock;
 use super::filter::{Chain, Filters};
 use super::headers::{IdBlock, Via, request_id};
+use super::probe::Prober;
 use super::queue::Lines;
+use super::silence::{SUSPICIOUS, Suspects};
 use crate::config::plan::{ListenerKind, ListenerPlan};
 use crate::model::ServiceName;
-use crate::table::{CachedReader, RoutingTable, TableReader};
+use crate::table::{CachedReader, RoutingTable, TableReader, Upstream};
 use crate::telemetry::{ConnectionSeries, LineSink, Metrics, RequestSeries, SecondsSeries};
 use crate::transport::{Transport, TransportOptions};
 
@@ -68,6 +70,8 @@ pub struct ProxyContext {
     date: RefCell<(Instant, HeaderValue)>,
     draining: Cell<bool>,
     tidying: Cell<Tidying>,
+    ticks: Cell<u32>,
+    suspects: RefCell<Suspects>,
     pub(super) access_log: AccessLog,
     series: RefCell<HashMap<SeriesKey, SeriesEntry, BuildHasherDefault<PlaceHasher>>>,
     connects: RefCell<HashMap<ServiceName, SecondsSeries>>,
@@ -80,6 +84,8 @@ pub struct ProxyContext {
 /// keeps for later, and give back to the system what it has kept for a second.
 const PROMPT: usize = 1 << 20;
 const PROMPT_EVERY: u32 = 20;
+/// In ticks.
+const SILENCE_EVERY: u32 = 10;
 const PROMPTS: u32 = 4;
 
 /// When the allocator is to be prompted: allocators return memory while they are at work, and a worker whose
@@ -176,6 +182,8 @@ impl ProxyContext {
             date: RefCell::new((Instant::now(), date(SystemTime::now()))),
             draining: Cell::new(false),
             tidying: Cell::default(),
+            ticks: Cell::default(),
+            suspects: RefCell::default(),
             access_log: AccessLog::default(),
             series: RefCell::default(),
             connects: RefCell::default(),
@@ -216,6 +224,7 @@ impl ProxyContext {
         self.access_log.flush();
         self.transport.tick(now);
         self.tidy();
+        self.look_for_silence(now);
         let mut table = self.table.borrow_mut();
         let table = table.get();
         if self.generation.replace(table.generation()) != table.generation() {
@@ -223,6 +232,32 @@ impl ProxyContext {
             self.series.borrow_mut().clear();
             self.connects.borrow_mut().clear();
         }
+    }
+
+    /// Asks those that keep requests waiting. Ten ticks apart: that costs what waits, not what runs.
+    fn look_for_silence(&self, now: Instant) {
+        let ticks = self.ticks.get().wrapping_add(1);
+        self.ticks.set(ticks);
+        if !ticks.is_multiple_of(SILENCE_EVERY) {
+            return;
+        }
+        let mut suspects = self.suspects.borrow_mut();
+        let since = now.checked_sub(SUSPICIOUS);
+        for endpoint in since.map(|since| self.clock.waited_for(since)).unwrap_or_default() {
+            if endpoint.ejected().is_some() || !suspects.waits(endpoint.target.id, now) {
+                continue;
+            }
+            let service = self.with_table(|table, _| {
+                let has =
+                    |u: &&Arc<Upstream>| u.endpoints().iter().any(|e| e.target.id == endpoint.target.id);
+                table.upstreams().find(has).map(|upstream| upstream.name().to_string())
+            });
+            // One whose node is gone finishes what it has.
+            if let Some(service) = service {
+                tokio::task::spawn_local(Prober::of(self).suspect(service, endpoint));
+            }
+        }
+        suspects.tidy(now);
     }
 
     /// A connection has given back what its requests needed, and rests until the guard goes.

@@ -32,6 +32,7 @@ mod replay;
 mod request;
 mod respond;
 mod retry;
+mod silence;
 mod socket;
 mod stack;
 mod tcp;

@@ -42,7 +42,7 @@ pub(super) struct Prober {
 }
 
 impl Prober {
-    fn of(context: &ProxyContext) -> Self {
+    pub(super) fn of(context: &ProxyContext) -> Self {
         Self { transport: context.transport.clone(), metrics: Arc::clone(context.metrics()) }
     }
 }
@@ -132,11 +132,26 @@ impl Prober {
         tracing::info!(service, instance = &*endpoint.id, "instance readmitted");
     }
 
+    /// Asks one that keeps a request waiting whether it is there at all, and takes it out where it is not.
+    pub(super) async fn suspect(self, service: String, endpoint: Arc<Endpoint>) {
+        if endpoint.ejected().is_some() || endpoint.is_closed() || self.says_something(&endpoint).await {
+            return;
+        }
+        if let Some(spell) = endpoint.eject(Reason::Silent, Instant::now()) {
+            ejected(self, &service, &endpoint, spell, None::<&ConnectError>);
+        }
+    }
+
     /// Whether an ejected endpoint has got over what ejected it, as far as a probe can tell.
     async fn answers(&self, endpoint: &Endpoint) -> bool {
         if matches!(endpoint.ejected(), Some((Reason::Connect, ..)) | None) {
             return self.transport.dial(&endpoint.target).await.is_ok();
         }
+        self.says_something(endpoint).await
+    }
+
+    /// Whether it answers what any server does.
+    async fn says_something(&self, endpoint: &Endpoint) -> bool {
         let asked = async {
             let authority = &*endpoint.address;
             match endpoint.target.protocol {

@@ -66,7 +66,7 @@ impl Vitals {
 impl Endpoint {
     /// Takes it out of rotation, where its service allows that and it is in: then somebody owes it probes.
     pub fn eject(&self, reason: Reason, now: Instant) -> Option<Spell> {
-        if reason.is_capped() && self.ejection.is_none() {
+        if reason != Reason::Connect && self.ejection.is_none() {
             return None;
         }
         self.vitals.eject(reason, now)

@@ -134,9 +134,10 @@ fn no_more_than_the_share_is_ejected_and_the_last_one_never() {
     publish(&mut writer, many(1));
     publish(&mut writer, many(0));
     publish(&mut writer, many(1));
-    assert!(!eject(&writer, "n1", Reason::Failures) && !eject(&writer, "n1", Reason::Silent));
+    assert!(!eject(&writer, "n1", Reason::Failures) && !eject(&writer, "n1", Reason::Reset));
     publish(&mut writer, many(2));
-    assert!(eject(&writer, "n1", Reason::Silent) && !eject(&writer, "n2", Reason::Silent), "one of two");
+    assert!(eject(&writer, "n1", Reason::Reset) && !eject(&writer, "n2", Reason::Reset), "one of two");
+    assert!(eject(&writer, "n2", Reason::Silent), "who answers nobody serves nobody, either");
 }
 
 #[test]

@@ -76,10 +76,10 @@ impl Reason {
         }
     }
 
-    /// Whether `max_ejected` holds for it. Who cannot be connected to serves nobody: to leave it in rotation would
-    /// cost every request that meets it a second try, and save no capacity.
+    /// Whether `max_ejected` holds for it. Who cannot be connected to, or answers nobody, serves nobody: to leave it
+    /// in rotation would cost every request that meets it a second try, and save no capacity.
     pub(super) fn is_capped(self) -> bool {
-        self != Self::Connect
+        !matches!(self, Self::Connect | Self::Silent)
     }
 
     /// Whether it is offered again where too few are left. Not who was seen to answer nobody.

@@ -1,6 +1,9 @@
 //! Instances that fail in other ways than to refuse connections, through the real gateway.
 
+use std::time::{Duration, Instant};
+
 use crate::support::gateway::{Gateway, LOCAL, ORDERS, wait_for};
+use crate::support::http::get;
 use crate::support::moody::{Mood, Moody};
 
 /// `a` and `b` registered, in these moods.
@@ -128,4 +131,30 @@ fn ejection_that_is_off_leaves_only_failed_connects() {
     assert!((0..20).any(|_| gateway.get("/").status == 502));
     gateway.state("orders", "a", "up");
     assert!(health(&gateway, "a").is_null());
+}
+
+#[test]
+fn who_hangs_is_out_without_costing_a_get_and_who_is_slow_stays() {
+    let (gateway, a, b) = two("health-silent", ORDERS, [Mood::Hangs, Mood::Slow]);
+    let public = gateway.listener("public");
+    // Some of them meet the one that hangs. The route's timeout is a minute.
+    let asked = Instant::now();
+    let waiting: Vec<_> = (0..8).map(|_| std::thread::spawn(move || get(public, "/").body)).collect();
+    for answer in waiting {
+        assert_eq!(answer.join().unwrap(), "b");
+    }
+    assert!(asked.elapsed() < Duration::from_secs(30), "{:?}", asked.elapsed());
+    assert!(a.gets() > 0, "nobody met the one that hangs");
+    gateway.state("orders", "a", "ejected");
+    assert_eq!(health(&gateway, "a")["reason"], "silent");
+    assert_eq!(b.gets(), 8, "each once");
+    // The slow one has kept requests for longer than a second, and was asked, and answered.
+    assert!(health(&gateway, "b").is_null());
+    assert!(b.seen().iter().any(|line| line.starts_with("OPTIONS * ")), "{:?}", b.seen());
+    assert!((ejections(&gateway, "silent") - 1.0).abs() < f64::EPSILON);
+    let moved = gateway.metric("zoogate_retries_total{reason=\"silent\",service=\"orders\"}").unwrap();
+    assert!((moved - a.gets() as f64).abs() < f64::EPSILON, "{moved} moved, {} were there", a.gets());
+    a.is(Mood::Well);
+    gateway.state("orders", "a", "up");
+    wait_for("an answer of the one that is back", || (gateway.get("/").body == "a").then_some(()));
 }
