@@ -1,6 +1,6 @@
 //! The gateway under load while its ensemble of three dies in every way and comes back.
 //!
-//! `ZOOGATE_TEST_LONG=1` keeps the quorum away for a minute.
+//! `ZOOGATE_TEST_LONG=1` keeps the quorum away for a minute, and kills the leader 20 times instead of twice.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -236,4 +236,31 @@ fn no_ensemble_that_dies_costs_a_request_and_one_that_is_back_is_believed() {
     assert!(history.failures.iter().all(in_flight), "{:?}", history.failures);
     assert!(history.failures.len() <= THREADS * world.stops.len(), "{:?}", history.failures);
     assert!(took.values().all(|took| *took < LIMIT), "{took:?}");
+}
+
+#[test]
+fn leaders_that_die_one_after_the_other_cost_no_request() {
+    let kills = if std::env::var("ZOOGATE_TEST_LONG").is_ok() { 20 } else { 2 };
+    let mut world = World::start();
+    let load = Load::start(world.gateway.listener("public"), THREADS, Duration::from_millis(8));
+    let mut worst = Duration::ZERO;
+    for kill in 0..kills {
+        let leader = world.zk.leader();
+        world.zk.servers[leader].kill();
+        // Each kill finds other members than the one before; `c`, `d` and `e` always serve.
+        let (goes, comes) = if kill % 2 == 0 { ("a", "f") } else { ("f", "a") };
+        world.delete(goes);
+        world.add(comes);
+        worst = worst.max(world.is_true(Instant::now()));
+        world.up(&[leader]);
+    }
+    let history = load::check(&load.stop(), world.instances.values().chain(&world.past));
+    println!(
+        "{} requests, {kills} leaders killed; true at the latest {worst:?} after the write",
+        history.requests
+    );
+    assert!(history.failures.is_empty(), "{:?}", history.failures);
+    assert!(worst < LIMIT, "{worst:?}");
+    let drift = world.gateway.metric("zoogate_registry_drift_total{registry=\"main\"}");
+    assert_eq!(drift, Some(0.0));
 }
