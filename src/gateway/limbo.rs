@@ -7,7 +7,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -17,6 +16,7 @@ use crate::config::plan::{Plan, VanishGuard};
 use crate::model::{Host, Protocol, RegistryName, ServiceName, ServiceSnapshot};
 use crate::table::{InstanceState, RoutingTable, ServiceSpec};
 use crate::telemetry::Outcome;
+use crate::transport::check;
 
 /// A probe that is not answered by then has failed.
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -254,36 +254,23 @@ fn base_of(service: &ServiceName) -> &str {
 /// Whether somebody answers in the protocol of the service. That a connection stands proves little: the kernel
 /// accepts for a process that hangs.
 async fn answers(spec: &ServiceSpec, question: &Question) -> bool {
-    /// With an empty SETTINGS frame; the answer begins with one.
-    const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-    const SETTINGS: u8 = 4;
-    let mut answer = [0; 9];
     match spec.defaults.protocol {
         Protocol::Tcp => dial(spec, question).await.is_ok(),
-        Protocol::H2 => {
-            let begins = ask(spec, question, HTTP2, &mut answer).await.is_ok();
-            begins && answer[3] == SETTINGS
-        }
+        Protocol::H2 => match dial(spec, question).await {
+            Ok(stream) => check::answers_http2(stream).await,
+            Err(_) => false,
+        },
         Protocol::Http1 => {
-            // Anything that says HTTP will do. Not every server answers the first.
-            for asked in ["OPTIONS *", "HEAD /"] {
-                let host = &question.instance.address;
-                let text = format!("{asked} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
-                match ask(spec, question, text.as_bytes(), &mut answer).await {
-                    Ok(()) if answer.starts_with(b"HTTP/1.") => return true,
-                    Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return false,
-                    _ => {}
+            let authority = question.instance.address.to_string();
+            for asked in [check::ANYTHING, check::ITS_ROOT] {
+                let Ok(stream) = dial(spec, question).await else { return false };
+                if check::answers_http1(stream, &authority, asked).await {
+                    return true;
                 }
             }
             false
         }
     }
-}
-
-async fn ask(spec: &ServiceSpec, question: &Question, text: &[u8], answer: &mut [u8]) -> io::Result<()> {
-    let mut stream = dial(spec, question).await?;
-    stream.write_all(text).await?;
-    stream.read_exact(answer).await.map(drop)
 }
 
 /// A connection to the first address that takes one.
