@@ -10,18 +10,21 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 const OWN: u64 = 64;
 const OWN_PER_WORKER: u64 = 8;
 
+const SAID: &str =
+    "fewer connections are taken than configured: the limit of open files (ulimit -n) is too low for more";
+
 /// Lowers the cap on connections to what the process has descriptors for, and says so.
 pub(super) fn limit(limits: &mut Limits, workers: usize) {
     let (wanted, descriptors) = (limits.max_connections, raise());
     limits.max_connections = cap(wanted, descriptors, workers);
     if limits.max_connections < wanted {
         let (cap, open_files) = (limits.max_connections, descriptors.unwrap_or_default());
-        tracing::warn!(
-            max_connections = wanted,
-            open_files,
-            cap,
-            "fewer connections are taken than configured: the limit of open files (ulimit -n) is too low for more"
-        );
+        // A hundredth less than the default is no news to be woken for.
+        if cap >= wanted / 10 * 9 {
+            tracing::info!(max_connections = wanted, open_files, cap, "{SAID}");
+        } else {
+            tracing::warn!(max_connections = wanted, open_files, cap, "{SAID}");
+        }
     }
 }
 
