@@ -66,7 +66,7 @@ fn config(services: Vec<ServicePlan>, routes: Vec<RoutePlan>) -> TableConfig {
         idle_timeout: Duration::from_secs(60),
         header_timeout: Duration::from_secs(10),
     };
-    let settings = Settings { limits, listeners: Vec::new() };
+    let settings = Settings { limits, listeners: Vec::new(), drain_timeout: Duration::ZERO };
     let (deny, balancers) = (HashMap::new(), HashMap::new());
     TableConfig { settings, services, catalogs: Vec::new(), routes, deny, balancers }
 }

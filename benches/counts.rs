@@ -143,7 +143,7 @@ fn table(policy: &str) -> TableReader {
     };
     let (mut writer, reader) = TableWriter::new(1);
     writer.configure(TableConfig {
-        settings: Settings { limits, listeners: Vec::new() },
+        settings: Settings { limits, listeners: Vec::new(), drain_timeout: Duration::ZERO },
         services: vec![service],
         catalogs: Vec::new(),
         routes: (0..10).map(route).collect(),

@@ -268,6 +268,10 @@ pub struct ServiceDefaults {
     pub vanish_guard: Option<VanishGuard>,
     /// What takes an instance out of rotation; `None`: a failed connect alone.
     pub ejection: Option<Arc<EjectionPlan>>,
+    /// How long a stream may go on whose instance was removed; `None`: for the gateway's `drain_timeout`.
+    pub drain_timeout: Option<Duration>,
+    /// Over how long a time streams follow keys that moved to another instance; `None`: they stay.
+    pub rehome: Option<Duration>,
 }
 
 /// Instances of one zone come first.
@@ -287,6 +291,8 @@ impl ZonePreference {
 impl ServiceDefaults {
     /// The `retry_budget` of a service that names none.
     pub const DEFAULT_RETRY_BUDGET: f64 = 0.2;
+    /// The `rehome_window` of a service that names none.
+    pub const REHOME_WINDOW: Duration = Duration::from_secs(30);
 }
 
 impl Default for ServiceDefaults {
@@ -305,6 +311,8 @@ impl Default for ServiceDefaults {
             load: None,
             vanish_guard: None,
             ejection: Some(Arc::default()),
+            drain_timeout: None,
+            rehome: None,
         }
     }
 }

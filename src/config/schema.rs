@@ -153,6 +153,9 @@ const SERVICE_KEYS: &[Key] = &[
     key("queue", "table", Words("the defaults below")),
     key("vanish_guard", "table", Words("off")),
     key("ejection", "string or table", Words("on")),
+    key("drain_timeout", "duration", Words("the gateway's")),
+    key("rehome", "boolean", Value("false")),
+    key("rehome_window", "duration", Value("\"30s\"")),
 ];
 
 pub(super) static SERVICE: Section =

@@ -13,8 +13,8 @@ use super::plan::{CatalogPlan, ServiceDefaults, ServicePlan, VanishGuard, ZonePr
 use super::reader::{Node, Table};
 use super::schema::{self, Section};
 use crate::model::{
-    CatalogPattern, FormatChoice, FormatName, HashKey, PrimaryRule, Protocol, Reading, RegistryName,
-    ServiceName, TlsChoice,
+    BalanceSpec, CatalogPattern, FormatChoice, FormatName, HashKey, PrimaryRule, Protocol, Reading,
+    RegistryName, ServiceName, TlsChoice,
 };
 
 /// Reads every service; all their names become known, also those of faulty ones.
@@ -190,6 +190,8 @@ fn defaults(
     let slow_start = table.get("slow_start").map(|n| n.duration(Duration::ZERO..=DAY));
     let retry_budget = table.or("retry_budget", default.retry_budget, |n| n.number(0.0..=1.0));
     let vanish_guard = table.get("vanish_guard").map(|n| vanish_guard(&n));
+    let drain_timeout = table.get("drain_timeout").map(|n| n.duration(Duration::ZERO..=DAY));
+    let rehome = rehome(table, spec.as_ref());
     Some(ServiceDefaults {
         format,
         reading,
@@ -204,6 +206,8 @@ fn defaults(
         load: load(table, protocol).map(std::sync::Arc::new),
         ejection,
         vanish_guard: vanish_guard.flatten(),
+        drain_timeout: drain_timeout.flatten(),
+        rehome,
     })
 }
 
@@ -217,6 +221,22 @@ fn vanish_guard(node: &Node<'_>) -> Option<VanishGuard> {
         window: table.or("window", default.window, |n| n.duration(second..=hour)),
         hold: table.or("hold", default.hold, |n| n.duration(second..=DAY)),
     })
+}
+
+/// The window over which streams follow their keys, where they are to.
+fn rehome(table: &Table<'_>, balance: Option<&BalanceSpec>) -> Option<Duration> {
+    let window =
+        table.or("rehome_window", ServiceDefaults::REHOME_WINDOW, |n| n.duration(Duration::ZERO..=DAY));
+    let node = table.get("rehome")?;
+    if !node.flag()? {
+        return None;
+    }
+    // A faulty policy has its own line.
+    if balance.is_some_and(|balance| balance.key.is_none()) {
+        node.fail("the policy places by no key that could move; accepted: true with a `balance` of policy \"ring\" or \"maglev\"");
+        return None;
+    }
+    Some(window)
 }
 
 fn primary(node: &Node<'_>, catalog: bool) -> Option<PrimaryRule> {

@@ -35,6 +35,9 @@ use crate::telemetry::{LineSink, LineTarget, Metrics};
 /// What the admin's socket is called among those that are handed over: no listener's name has a bracket.
 const ADMIN: &str = "[admin]";
 
+/// How long, after the drain's time is over, streams that are left may take to end in order.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 /// A gateway to be: a plan, and what an embedding program adds to it.
 #[derive(Debug)]
 pub struct Gateway {
@@ -388,9 +391,12 @@ impl Running {
                 worker.order(workers::Order::Drain(done)).await;
                 let _ = closed.await;
             }
-            let end = Instant::now() + limit;
-            while self.loads.total() > 0 && Instant::now() < end {
-                tokio::time::sleep(Duration::from_millis(10)).await;
+            if self.outlives(limit).await {
+                // Whoever holds a stream open is told, and need not find out by a connection that breaks.
+                for worker in &self.workers {
+                    worker.order(workers::Order::EndStreams(FAREWELL / 2)).await;
+                }
+                self.outlives(FAREWELL).await;
             }
             let left = self.loads.total();
             if left > 0 {
@@ -404,6 +410,15 @@ impl Running {
         self.stop();
         // Only now may the next gateway drain.
         drain_lock::release(lock).await;
+    }
+
+    /// Whether connections are left after this time.
+    async fn outlives(&self, limit: Duration) -> bool {
+        let end = Instant::now() + limit;
+        while self.loads.total() > 0 && Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        self.loads.total() > 0
     }
 
     fn stop(&mut self) {

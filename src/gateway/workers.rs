@@ -4,6 +4,7 @@ use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, oneshot};
@@ -30,6 +31,8 @@ pub(super) enum Order {
     AccessLog(Option<LineSink>),
     /// Accept nowhere any more and let every connection finish; answered when the sockets are closed.
     Drain(oneshot::Sender<()>),
+    /// End what streams for long, spread over this time.
+    EndStreams(Duration),
 }
 
 /// A running worker.
@@ -100,6 +103,7 @@ async fn work(
                     context.drain();
                     let _ = done.send(());
                 }
+                Some(Order::EndStreams(within)) => context.end_streams(within),
             },
             // Every worker, this one too, holds a sender: there is always a next.
             Some(handover) = handed.recv() => accepting.take_over(handover, &context),

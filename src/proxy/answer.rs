@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -12,6 +12,7 @@ use super::body::{Body, BoxError};
 use super::call::Call;
 use super::error::ProxyError;
 use super::grpc;
+use super::streams::{Leave, StreamGuard};
 use crate::telemetry::Outcome;
 use crate::transport::UpstreamBodyError;
 
@@ -24,20 +25,22 @@ pub(super) struct Answer {
     /// HTTP/2 polls a body only when the client's window has room: after data, until the next poll, the
     /// client is who holds things up.
     held: bool,
+    /// Since it had to be waited for.
+    stream: Option<StreamGuard>,
 }
 
 impl Answer {
     pub(super) fn new(body: Body, mut call: Box<Call>) -> Self {
         if body.is_end_stream() {
             call.ends(Outcome::Ok);
-            return Self { body, call: None, held: false };
+            return Self { body, call: None, held: false, stream: None };
         }
-        Self { body, call: Some(call), held: false }
+        Self { body, call: Some(call), held: false, stream: None }
     }
 
     /// Without a request to count: a tunnel has taken it over.
     pub(super) fn uncounted() -> Self {
-        Self { body: Body::empty(), call: None, held: false }
+        Self { body: Body::empty(), call: None, held: false, stream: None }
     }
 
     fn hold(&mut self, held: bool) {
@@ -47,8 +50,14 @@ impl Answer {
         }
     }
 
+    /// Whether it is to be broken off at the next poll.
+    pub(super) fn must_end(&self) -> bool {
+        self.stream.as_ref().is_some_and(|stream| stream.over().is_some())
+    }
+
     fn ends(&mut self, outcome: Outcome) {
         self.hold(false);
+        self.stream = None;
         if let Some(mut call) = self.call.take() {
             call.ends(outcome);
         }
@@ -64,7 +73,10 @@ impl Answer {
             Some(UpstreamBodyError::Protocol(cause)) => {
                 (Outcome::Reset, Some(ProxyError::UpstreamProtocol(cause.to_string())))
             }
-            None => (Outcome::Reset, Some(ProxyError::Internal)),
+            None => match error.downcast_ref::<Leave>() {
+                Some(leave) => (Outcome::Cancelled, Some((*leave).into())),
+                None => (Outcome::Reset, Some(ProxyError::Internal)),
+            },
         };
         let mut grpc = false;
         if let (Some(call), Some(reason)) = (&mut self.call, &reason) {
@@ -99,7 +111,18 @@ impl HttpBody for Answer {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         self.hold(false);
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if let Some(leave) = self.stream.as_ref().and_then(StreamGuard::over) {
+            return Poll::Ready(Some(self.breaks(leave.into())));
+        }
+        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
+            if self.stream.is_none() {
+                self.stream = self.call.as_mut().and_then(|call| call.enter());
+            }
+            if let Some(stream) = &self.stream {
+                stream.park(cx);
+            }
+            return Poll::Pending;
+        };
         Poll::Ready(match frame {
             None => {
                 self.ends(Outcome::Ok);

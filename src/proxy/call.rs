@@ -15,6 +15,7 @@ use super::error::ProxyError;
 use super::grpc;
 use super::listener::Client;
 use super::probe::{self, Verdict};
+use super::streams::{PlacedBy, StreamGuard};
 use crate::model::ServiceName;
 use crate::table::Lease;
 use crate::telemetry::Outcome;
@@ -57,6 +58,10 @@ pub(super) struct Call {
     pub(super) sent: u64,
     /// The instance's side of a tunnel, once it switched.
     pub(super) tunnel: Option<Upgraded>,
+    /// That tunnel is a WebSocket.
+    pub(super) websocket: bool,
+    /// By what it was placed, where its service's streams follow their keys.
+    pub(super) placed_by: Option<PlacedBy>,
     ended: bool,
 }
 
@@ -96,6 +101,8 @@ impl Call {
             received: Rc::default(),
             sent: 0,
             tunnel: None,
+            websocket: false,
+            placed_by: None,
             ended: false,
             client: Rc::clone(client),
         })
@@ -140,6 +147,12 @@ impl Call {
         self.settle(Outcome::Timeout);
         self.lease = self.hedge.take();
         self.settle(Outcome::Timeout);
+    }
+
+    /// Enters the worker's list of streams: it streams for long.
+    pub(super) fn enter(&mut self) -> Option<StreamGuard> {
+        let (service, lease) = (self.service.as_ref()?, self.lease.as_ref()?);
+        Some(self.client.context.stream(service, lease.endpoint(), self.placed_by.take()))
     }
 
     /// The answer's head goes out.

@@ -33,7 +33,7 @@ struct Waiting {
 
 /// A list with holes: O(1) to enter and to leave.
 #[derive(Debug)]
-struct Slots<T> {
+pub(super) struct Slots<T> {
     items: Vec<Option<T>>,
     free: Vec<usize>,
 }
@@ -241,7 +241,7 @@ impl<T> Default for Slots<T> {
 }
 
 impl<T> Slots<T> {
-    fn insert(&mut self, item: T) -> usize {
+    pub(super) fn insert(&mut self, item: T) -> usize {
         if let Some(key) = self.free.pop() {
             self.items[key] = Some(item);
             key
@@ -251,13 +251,22 @@ impl<T> Slots<T> {
         }
     }
 
-    fn remove(&mut self, key: usize) {
+    pub(super) fn remove(&mut self, key: usize) {
         if self.items[key].take().is_some() {
             self.free.push(key);
         }
     }
 
-    fn iter(&self) -> impl Iterator<Item = &T> {
+    /// Places, holes among them.
+    pub(super) fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    pub(super) fn get(&self, key: usize) -> Option<&T> {
+        self.items.get(key)?.as_ref()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
         self.items.iter().flatten()
     }
 }

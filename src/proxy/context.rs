@@ -21,9 +21,10 @@ use super::headers::{IdBlock, Via, request_id};
 use super::probe::Prober;
 use super::queue::Lines;
 use super::silence::{SUSPICIOUS, Suspects};
+use super::streams::{PlacedBy, StreamGuard, Streams};
 use crate::config::plan::{ListenerKind, ListenerPlan};
 use crate::model::ServiceName;
-use crate::table::{CachedReader, RoutingTable, TableReader, Upstream};
+use crate::table::{CachedReader, Endpoint, RoutingTable, TableReader, Upstream};
 use crate::telemetry::{ConnectionSeries, LineSink, Metrics, RequestSeries, SecondsSeries};
 use crate::transport::{Transport, TransportOptions};
 
@@ -72,6 +73,7 @@ pub struct ProxyContext {
     tidying: Cell<Tidying>,
     ticks: Cell<u32>,
     suspects: RefCell<Suspects>,
+    streams: Rc<Streams>,
     pub(super) access_log: AccessLog,
     series: RefCell<HashMap<SeriesKey, SeriesEntry, BuildHasherDefault<PlaceHasher>>>,
     connects: RefCell<HashMap<ServiceName, SecondsSeries>>,
@@ -184,6 +186,7 @@ impl ProxyContext {
             tidying: Cell::default(),
             ticks: Cell::default(),
             suspects: RefCell::default(),
+            streams: Rc::default(),
             access_log: AccessLog::default(),
             series: RefCell::default(),
             connects: RefCell::default(),
@@ -227,7 +230,9 @@ impl ProxyContext {
         self.look_for_silence(now);
         let mut table = self.table.borrow_mut();
         let table = table.get();
-        if self.generation.replace(table.generation()) != table.generation() {
+        let changed = self.generation.replace(table.generation()) != table.generation();
+        self.streams.tick(now, changed, table, &mut self.rng.borrow_mut());
+        if changed {
             // Names come and go with generations: what is still in use comes back at once.
             self.series.borrow_mut().clear();
             self.connects.borrow_mut().clear();
@@ -258,6 +263,21 @@ impl ProxyContext {
             }
         }
         suspects.tidy(now);
+    }
+
+    /// A stream that may outlast its place, from now on looked after.
+    pub(super) fn stream(
+        &self,
+        service: &ServiceName,
+        endpoint: &Arc<Endpoint>,
+        by: Option<PlacedBy>,
+    ) -> StreamGuard {
+        self.streams.enter(self.table.borrow_mut().get(), service, endpoint, by)
+    }
+
+    /// Ends what streams for long, spread over this time: clients of a `WebSocket` or of gRPC are told.
+    pub fn end_streams(&self, within: Duration) {
+        self.streams.end_all(self.clock.now(), within, &mut self.rng.borrow_mut());
     }
 
     /// A connection has given back what its requests needed, and rests until the guard goes.

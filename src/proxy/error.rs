@@ -77,6 +77,15 @@ pub enum ProxyError {
     /// The request passed here before.
     #[error("the request has been through this gateway already")]
     Loop,
+    /// A stream's instance was removed, and its time to go on is over.
+    #[error("the instance of this stream was removed")]
+    InstanceRemoved,
+    /// A stream's key belongs to another instance by now.
+    #[error("the key of this stream belongs to another instance now")]
+    KeyMoved,
+    /// The gateway stops, and a stream's time to go on is over.
+    #[error("the gateway stops")]
+    Stopping,
     /// A fault of our own (or of a filter).
     #[error("internal error")]
     Internal,
@@ -100,6 +109,9 @@ impl ProxyError {
             Self::HeadersTooLarge => "headers_too_large",
             Self::BadRequest(_) | Self::ConnectRefused => "bad_request",
             Self::Loop => "loop",
+            Self::InstanceRemoved => "instance_removed",
+            Self::KeyMoved => "key_moved",
+            Self::Stopping => "stopping",
             Self::Internal => "internal",
         }
     }
@@ -108,7 +120,12 @@ impl ProxyError {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::NoRoute => StatusCode::NOT_FOUND,
-            Self::NoInstances | Self::Overloaded | Self::HeldBack => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoInstances
+            | Self::Overloaded
+            | Self::HeldBack
+            | Self::InstanceRemoved
+            | Self::KeyMoved
+            | Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
             Self::ConnectFailed(_) | Self::UpstreamReset(_) | Self::UpstreamProtocol(_) => {
                 StatusCode::BAD_GATEWAY
             }
@@ -141,6 +158,9 @@ impl ProxyError {
             | Self::RequestTimeout
             | Self::UriTooLong
             | Self::HeadersTooLarge
+            | Self::InstanceRemoved
+            | Self::KeyMoved
+            | Self::Stopping
             | Self::Loop => 14,
         }
     }
@@ -162,7 +182,12 @@ impl ProxyError {
             | Self::UpstreamReset(_)
             | Self::UpstreamProtocol(_)
             | Self::UpstreamTimeout => Blame::Upstream,
-            Self::Overloaded | Self::HeldBack | Self::Internal => Blame::Gateway,
+            Self::Overloaded
+            | Self::HeldBack
+            | Self::InstanceRemoved
+            | Self::KeyMoved
+            | Self::Stopping
+            | Self::Internal => Blame::Gateway,
         }
     }
 
@@ -184,6 +209,9 @@ impl ProxyError {
             | Self::Overloaded
             | Self::HeldBack
             | Self::RateLimited
+            | Self::InstanceRemoved
+            | Self::KeyMoved
+            | Self::Stopping
             | Self::Loop
             | Self::Internal => false,
         }

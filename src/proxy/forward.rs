@@ -42,6 +42,8 @@ pub(super) struct Routed {
     pub(super) hedge: Option<Duration>,
     /// An answer that another attempt may be better than.
     pub(super) held: Option<Box<Held>>,
+    /// Whether its streams follow their keys.
+    follows: bool,
 }
 
 /// Forwards a request and returns the answer's head with its streaming body.
@@ -95,6 +97,9 @@ pub(super) async fn forward(
         // One that is no good is better than none.
         routed.held.take().ok_or(ProxyError::UpstreamTimeout)?.release(call)
     };
+    if routed.follows {
+        call.placed_by = routed.key.take().map(|key| (routed.instances, key.into()));
+    }
     deliver(call, answer, upgrade.as_ref())
 }
 
@@ -160,6 +165,7 @@ fn route(call: &mut Call, request: &mut Request<Body>) -> Result<Routed, ProxyEr
             key: key.flatten(),
             gate: matched.route.gate.as_ref().filter(|(gate, _)| gate.is_closed()).cloned(),
             instances: matched.route.instances,
+            follows: upstream.spec().defaults.rehome.is_some(),
             primary_wait: matched.route.primary_wait,
             retry: matched.route.retry,
             hedge: matched.route.hedge,

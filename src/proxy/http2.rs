@@ -21,6 +21,7 @@ use super::headers;
 use super::io::Io;
 use super::listener::Client;
 use super::stack;
+use super::streams::Leave;
 
 /// Streams of one client connection.
 const MAX_STREAMS: u32 = 256;
@@ -173,7 +174,8 @@ impl Pipe {
 
     fn poll_frames(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            if !self.waiting.is_empty() {
+            // A client that takes nothing must not keep what is to end: what waits is cut off with the rest.
+            if !self.waiting.is_empty() && !self.body.must_end() {
                 // Less would do, and more would keep window from other streams: the rest of a piece is asked
                 // for once it is given to h2.
                 self.stream.reserve_capacity(1);
@@ -224,6 +226,9 @@ fn reason(error: &BoxError) -> Reason {
     while let Some(error) = cause {
         if let Some(error) = error.downcast_ref::<h2::Error>() {
             return error.reason().unwrap_or(Reason::INTERNAL_ERROR);
+        }
+        if error.is::<Leave>() {
+            return Reason::CANCEL;
         }
         cause = error.source();
     }

@@ -319,22 +319,29 @@ fn count_unparsed(client: &Rc<Client>, error: &hyper::Error) {
 
 /// The connection after 101, until both sides have said all.
 async fn run_tunnel(leftover: Leftover, mut call: Box<Call>, client: &Client) {
-    let Some(upstream) = call.tunnel.take() else { return };
+    let Some(mut upstream) = call.tunnel.take() else { return };
     let Leftover { stream, unread, .. } = leftover;
-    let Ok(stream) = stream.into_stream() else { return };
+    let Ok(mut stream) = stream.into_stream() else { return };
+    let kind = tunnel::Kind { stream: call.enter(), websocket: call.websocket };
     client.state.set_reading(Reading::Opaque);
     let end = {
         let record = &mut call;
-        tunnel::run(stream, &unread, upstream, &client.state, |received, sent| {
+        tunnel::run(&mut stream, &unread, &mut upstream, (&client.state, &kind), |received, sent| {
             record.received.set(received);
             record.sent = sent;
         })
         .await
     };
+    if let End::Left(leave) = end {
+        call.fails(&leave.into());
+    }
     call.ends(match end {
         End::Whole => Outcome::Ok,
         End::Idle => Outcome::Timeout,
-        End::Client => Outcome::Cancelled,
+        End::Client | End::Left(_) => Outcome::Cancelled,
         End::Upstream => Outcome::Reset,
     });
+    if let End::Left(_) = end {
+        tunnel::close(stream, upstream).await;
+    }
 }

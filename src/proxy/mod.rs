@@ -35,10 +35,12 @@ mod retry;
 mod silence;
 mod socket;
 mod stack;
+mod streams;
 mod tcp;
 mod tunnel;
 mod upgrade;
 mod watch;
+mod websocket;
 
 pub use body::{Body, BoxError};
 pub use clock::TICK;

@@ -10,8 +10,10 @@ use tokio::net::TcpStream;
 use super::access_log::{Value, name};
 use super::conn::{ConnState, Reading, Timeouts};
 use super::context::{ListenerState, ProxyContext};
+use super::error::ProxyError;
 use super::probe;
-use super::tunnel::{self, End};
+use super::streams::StreamGuard;
+use super::tunnel::{self, End, Kind};
 use crate::model::{HashKey, InstanceChoice, ServiceName};
 use crate::table::{Lease, PickRequest, Shed, affinity};
 use crate::telemetry::Outcome;
@@ -29,7 +31,7 @@ struct Record {
 
 /// Serves one connection of a tcp listener.
 pub(super) async fn serve(
-    stream: TcpStream,
+    mut stream: TcpStream,
     peer: SocketAddr,
     listener: &Rc<ListenerState>,
     context: &Rc<ProxyContext>,
@@ -37,14 +39,15 @@ pub(super) async fn serve(
 ) {
     let started = Instant::now();
     let mut record = Record::default();
-    if let Some((lease, upstream)) = connect(context, service, peer, &mut record).await {
+    if let Some((lease, mut upstream)) = connect(context, service, peer, &mut record).await {
         record.connect = Some(started.elapsed());
         let idle = context.with_table(|table, _| table.settings().limits.idle_timeout);
         let state = ConnState::new(&context.clock, Timeouts { idle, header: idle });
         state.set_reading(Reading::Opaque);
         let _ticks = context.clock.register(Rc::clone(&state));
         let _ = upstream.set_nodelay(true);
-        let end = tunnel::run(stream, &[], upstream, &state, |received, sent| {
+        let kind = Kind { stream: Some(enter(context, service, &lease, peer)), websocket: false };
+        let end = tunnel::run(&mut stream, &[], &mut upstream, (&state, &kind), |received, sent| {
             (record.received, record.sent) = (received, sent);
         })
         .await;
@@ -53,15 +56,32 @@ pub(super) async fn serve(
             End::Idle => (Outcome::Timeout, Some("idle")),
             End::Client => (Outcome::Cancelled, Some("client_gone")),
             End::Upstream => (Outcome::Reset, Some("upstream_reset")),
+            End::Left(leave) => (Outcome::Cancelled, Some(ProxyError::from(leave).code())),
         };
         record.error = error;
         lease.settle(outcome, None);
+        if let End::Left(_) = end {
+            tunnel::close(stream, upstream).await;
+        }
     } else {
         tunnel::linger(stream, false).await;
     }
     if context.access_log.is_on() {
         log(context, listener, service, peer, &record, started.elapsed());
     }
+}
+
+/// Enters the worker's list of streams, with the key by which its service places it.
+fn enter(context: &ProxyContext, service: &ServiceName, lease: &Lease, peer: SocketAddr) -> StreamGuard {
+    let follows = context.with_table(|table, _| {
+        let upstream = table.upstream(service.as_str());
+        upstream.is_some_and(|u| {
+            u.spec().defaults.rehome.is_some() && matches!(u.balance().key, Some(HashKey::ClientIp))
+        })
+    });
+    let key = || affinity::client_key(peer.ip()).as_bytes().into();
+    let by = follows.then(|| (InstanceChoice::Any, key()));
+    context.stream(service, lease.endpoint(), by)
 }
 
 /// A connection to an instance: each is tried once, in the balancer's order.

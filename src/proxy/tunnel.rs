@@ -1,5 +1,6 @@
 //! Bytes both ways between two sockets, each half closed when the other side's half is.
 
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -7,9 +8,14 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::conn::{ConnState, Verdict};
+use super::streams::{Leave, StreamGuard};
+use super::websocket::{self, Frames};
 
 /// A direction's buffer.
 const BUFFER: usize = 32 * 1024;
+
+/// How long a frame that is under way may take to end, and a close frame to go out.
+const GRACE: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// How a tunnel ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +28,16 @@ pub(super) enum End {
     Client,
     /// The instance's side broke.
     Upstream,
+    /// It was time to go: both sockets are still open.
+    Left(Leave),
+}
+
+/// What a tunnel is besides bytes.
+pub(super) struct Kind {
+    /// Its place among its worker's streams.
+    pub(super) stream: Option<StreamGuard>,
+    /// Whether these are WebSocket frames, which a close frame can follow.
+    pub(super) websocket: bool,
 }
 
 /// One direction.
@@ -32,6 +48,7 @@ struct Half {
     source_done: bool,
     finished: bool,
     moved: u64,
+    frames: Option<Frames>,
 }
 
 enum Broken {
@@ -41,10 +58,22 @@ enum Broken {
 
 impl Half {
     /// A direction that begins with bytes read earlier.
-    fn new(early: &[u8]) -> Self {
+    fn new(early: &[u8], websocket: bool) -> Self {
         let mut buffer = vec![0; BUFFER.max(early.len())].into_boxed_slice();
         buffer[..early.len()].copy_from_slice(early);
-        Self { buffer, start: 0, end: early.len(), source_done: false, finished: false, moved: 0 }
+        let frames = websocket.then(Frames::default);
+        Self { buffer, start: 0, end: early.len(), source_done: false, finished: false, moved: 0, frames }
+    }
+
+    /// Whether a frame of ours may follow what was handed on.
+    fn may_say_more(&self) -> bool {
+        let open = |frames: &Frames| frames.at_boundary() && !frames.is_closed();
+        self.frames.as_ref().is_some_and(open) && !self.finished
+    }
+
+    /// Whether nothing of a frame is lost by stopping here.
+    fn is_between(&self) -> bool {
+        self.start == self.end && self.frames.as_ref().is_none_or(Frames::at_boundary)
     }
 
     fn poll<R, W>(&mut self, cx: &mut Context<'_>, from: &mut R, to: &mut W) -> Poll<Result<(), Broken>>
@@ -57,6 +86,9 @@ impl Half {
                 let bytes = &self.buffer[self.start..self.end];
                 match ready!(Pin::new(&mut *to).poll_write(cx, bytes)) {
                     Ok(n) if n > 0 => {
+                        if let Some(frames) = &mut self.frames {
+                            frames.advance(&bytes[..n]);
+                        }
                         self.start += n;
                         self.moved += n as u64;
                     }
@@ -84,25 +116,30 @@ impl Half {
     }
 }
 
-/// Runs a tunnel to its end. `early` was read from the client already. Reports each direction's bytes
+/// Runs a tunnel to its end, or to its stream's. `early` was read from the client already. Reports each direction's bytes
 /// (received from the client, sent to it) as they move.
 pub(super) async fn run<C, U>(
-    mut client: C,
+    client: &mut C,
     early: &[u8],
-    mut upstream: U,
-    state: &ConnState,
+    upstream: &mut U,
+    (state, kind): (&ConnState, &Kind),
     mut report: impl FnMut(u64, u64),
 ) -> End
 where
     C: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
 {
-    let (mut up, mut down) = (Half::new(early), Half::new(&[]));
-    std::future::poll_fn(|cx| {
+    let (mut up, mut down) = (Half::new(early, kind.websocket), Half::new(&[], kind.websocket));
+    // Made when it is time to go, for the end of the frame that is under way.
+    let mut grace = None;
+    let end = std::future::poll_fn(|cx| {
         state.park(cx);
+        if let Some(stream) = &kind.stream {
+            stream.park(cx);
+        }
         let before = (up.moved, down.moved);
-        let a = up.poll(cx, &mut client, &mut upstream);
-        let b = down.poll(cx, &mut upstream, &mut client);
+        let a = up.poll(cx, client, upstream);
+        let b = down.poll(cx, upstream, client);
         if before != (up.moved, down.moved) {
             state.moved();
             report(up.moved, down.moved);
@@ -116,10 +153,39 @@ where
             }
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(End::Whole),
             _ if state.verdict() == Some(Verdict::Idle) => Poll::Ready(End::Idle),
-            _ => Poll::Pending,
+            _ => match kind.stream.as_ref().and_then(StreamGuard::over) {
+                None => Poll::Pending,
+                Some(leave) if down.is_between() && up.is_between() => Poll::Ready(End::Left(leave)),
+                Some(leave) => {
+                    let grace = grace.get_or_insert_with(|| Box::pin(tokio::time::sleep(GRACE)));
+                    grace.as_mut().poll(cx).map(|()| End::Left(leave))
+                }
+            },
         }
     })
-    .await
+    .await;
+    if let End::Left(_) = end {
+        say_goodbye(client, &down, None).await;
+        say_goodbye(upstream, &up, Some(fastrand::u32(..).to_ne_bytes())).await;
+    }
+    end
+}
+
+/// Puts a WebSocket's close frame behind what was handed on, where it would be read as one.
+async fn say_goodbye(to: &mut (impl AsyncWrite + Unpin), half: &Half, mask: Option<[u8; 4]>) {
+    use tokio::io::AsyncWriteExt;
+
+    if half.may_say_more() {
+        let _ = tokio::time::timeout(GRACE, to.write_all(&websocket::going_away(mask))).await;
+    }
+}
+
+/// Closes both sides of a tunnel that was left: each reads our last bytes and a FIN.
+pub(super) async fn close(
+    client: impl AsyncRead + AsyncWrite + Unpin,
+    upstream: impl AsyncRead + AsyncWrite + Unpin,
+) {
+    tokio::join!(linger(client, false), linger(upstream, false));
 }
 
 /// Closes a socket whose peer may still send: FIN, then at most 64 KiB or a second is read and dropped, so

@@ -33,9 +33,10 @@ pub(super) fn switch(
     let context = &call.client.context;
     headers::answered(&mut parts.headers, &context.via, parts.version, &call.request_id);
     parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    parts.headers.insert(UPGRADE, granted);
+    parts.headers.insert(UPGRADE, granted.clone());
     parts.version = Version::HTTP_11;
     parts.extensions = http::Extensions::new();
+    call.websocket = granted.as_bytes().eq_ignore_ascii_case(b"websocket");
     call.tunnel = Some(upgraded);
     Ok(Response::from_parts(parts, Body::empty()))
 }

@@ -18,6 +18,8 @@ pub struct Settings {
     pub limits: Limits,
     /// Where requests come in.
     pub listeners: Vec<ListenerPlan>,
+    /// How long a stream may go on whose instance was removed, where its service says nothing else.
+    pub drain_timeout: Duration,
 }
 
 impl Settings {
@@ -31,7 +33,7 @@ impl Settings {
             idle_timeout: Duration::ZERO,
             header_timeout: Duration::ZERO,
         };
-        Self { limits, listeners: Vec::new() }
+        Self { limits, listeners: Vec::new(), drain_timeout: Duration::ZERO }
     }
 }
 
@@ -58,7 +60,11 @@ impl TableConfig {
         let deny = |r: &RegistryPlan| Arc::new(DenyList::new(r.deny.clone(), own.to_vec()));
         let deny = plan.registries.iter().map(|r| (r.name.clone(), deny(r))).collect();
         Self {
-            settings: Settings { limits: plan.limits.clone(), listeners: plan.listeners.clone() },
+            settings: Settings {
+                limits: plan.limits.clone(),
+                listeners: plan.listeners.clone(),
+                drain_timeout: plan.gateway.drain_timeout,
+            },
             services: plan.services.clone(),
             catalogs: plan.catalogs.clone(),
             routes: plan.routes.clone(),

@@ -247,6 +247,16 @@ impl Endpoint {
         self.target.gone.load(Ordering::Relaxed)
     }
 
+    /// Whether its node is gone.
+    pub fn is_removed(&self) -> bool {
+        self.vitals.status() == Status::Retired
+    }
+
+    /// Whether both stand for the same registration's address, however each is dialled and called.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.vitals, &other.vitals)
+    }
+
     /// Requests on it now.
     pub fn in_flight(&self) -> u32 {
         self.vitals.in_flight()

@@ -48,7 +48,7 @@ mod ejection_tests;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod writer_tests;
 

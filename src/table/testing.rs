@@ -16,7 +16,7 @@ use super::config::{Settings, TableConfig};
 use super::request::RouteInput;
 
 /// A route of this path to the service `orders`.
-pub(super) fn route(pattern: &str) -> RoutePlan {
+pub(crate) fn route(pattern: &str) -> RoutePlan {
     let (path, prefix) = pattern.strip_suffix("/*").map_or((pattern, false), |path| (path, true));
     let segment = |text: &str| match text.strip_prefix('{').and_then(|t| t.strip_suffix('}')) {
         Some(name) => Segment::Capture(name.into()),
@@ -33,13 +33,13 @@ pub(super) fn route(pattern: &str) -> RoutePlan {
 }
 
 /// Calls back with a request that has no headers and no query.
-pub(super) fn input<T>(method: &str, host: &str, path: &str, then: impl FnOnce(&RouteInput<'_>) -> T) -> T {
+pub(crate) fn input<T>(method: &str, host: &str, path: &str, then: impl FnOnce(&RouteInput<'_>) -> T) -> T {
     let method = Method::from_bytes(method.as_bytes()).expect("a method");
     then(&RouteInput { method: &method, host, path, query: None, headers: &HeaderMap::new() })
 }
 
 /// `orders`, or `apps/orders`.
-pub(super) fn name(text: &str) -> ServiceName {
+pub(crate) fn name(text: &str) -> ServiceName {
     match text.split_once('/') {
         Some((catalog, child)) => ServiceName::in_catalog(catalog, child),
         None => ServiceName::new(text),
@@ -47,11 +47,11 @@ pub(super) fn name(text: &str) -> ServiceName {
     .expect("a name")
 }
 
-pub(super) fn defaults(balance: BalanceSpec) -> ServiceDefaults {
+pub(crate) fn defaults(balance: BalanceSpec) -> ServiceDefaults {
     ServiceDefaults { balance, ..ServiceDefaults::default() }
 }
 
-pub(super) fn service(text: &str, balance: BalanceSpec) -> ServicePlan {
+pub(crate) fn service(text: &str, balance: BalanceSpec) -> ServicePlan {
     ServicePlan {
         name: name(text),
         registry: RegistryName::new("main").expect("a name"),
@@ -61,7 +61,7 @@ pub(super) fn service(text: &str, balance: BalanceSpec) -> ServicePlan {
 }
 
 /// Node `id` in its `incarnation`, at 10.0.0.`host`:80.
-pub(super) fn instance(id: &str, incarnation: u64, host: u8) -> Instance {
+pub(crate) fn instance(id: &str, incarnation: u64, host: u8) -> Instance {
     Instance {
         id: InstanceId { name: id.into(), incarnation: Incarnation(incarnation, 0) },
         address: Address { host: Host::Ip([10, 0, 0, host].into()), port: 80 },
@@ -78,13 +78,13 @@ pub(super) fn instance(id: &str, incarnation: u64, host: u8) -> Instance {
     }
 }
 
-pub(super) fn snapshot(instances: impl IntoIterator<Item = Instance>) -> Arc<ServiceSnapshot> {
+pub(crate) fn snapshot(instances: impl IntoIterator<Item = Instance>) -> Arc<ServiceSnapshot> {
     let mut instances: Vec<Arc<Instance>> = instances.into_iter().map(Arc::new).collect();
     instances.sort_by(|a, b| a.id.name.cmp(&b.id.name));
     Arc::new(ServiceSnapshot { instances, ..ServiceSnapshot::default() })
 }
 
-pub(super) fn config(services: Vec<ServicePlan>, routes: Vec<RoutePlan>) -> TableConfig {
+pub(crate) fn config(services: Vec<ServicePlan>, routes: Vec<RoutePlan>) -> TableConfig {
     let limits = Limits {
         max_connections: 1,
         max_headers: 1,
@@ -94,7 +94,7 @@ pub(super) fn config(services: Vec<ServicePlan>, routes: Vec<RoutePlan>) -> Tabl
         header_timeout: Duration::from_secs(1),
     };
     TableConfig {
-        settings: Settings { limits, listeners: Vec::new() },
+        settings: Settings { limits, listeners: Vec::new(), drain_timeout: std::time::Duration::ZERO },
         services,
         catalogs: Vec::new(),
         routes,

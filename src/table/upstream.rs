@@ -344,6 +344,24 @@ impl Upstream {
         self.first(choice, false, now, |balancer, view| balancer.place(affinity, view))
     }
 
+    /// [`Upstream::place`] as the endpoint.
+    pub fn owner(&self, choice: InstanceChoice, key: &[u8], now: Instant) -> Option<&Arc<Endpoint>> {
+        self.endpoints().get(self.place(choice, key, now)?)
+    }
+
+    /// Whose a key is by membership and shares alone, whatever anybody's health and load: `None` where no key decides.
+    pub fn home(&self, choice: InstanceChoice, key: &[u8]) -> Option<&Arc<Endpoint>> {
+        if choice == InstanceChoice::Primary {
+            return None;
+        }
+        let except = self.primary.filter(|_| choice == InstanceChoice::Replicas);
+        let calm = Calm { members: &self.members, except };
+        let local = self.members.local.as_ref().map(|local| &*local.balancer);
+        let place = |balancer: &dyn Balancer| balancer.place(hash::key(key), &calm);
+        let slot = local.and_then(place).or_else(|| place(&*self.members.balancer))?;
+        self.endpoints().get(slot)
+    }
+
     /// The order in which the slots are offered a key.
     pub(super) fn placement(&self, choice: InstanceChoice, key: &[u8]) -> Option<Vec<Slot>> {
         let affinity = hash::key(key);
@@ -403,6 +421,30 @@ enum Who {
     Pardoned,
     /// And the rest: better than none.
     Anyone,
+}
+
+/// The endpoints as they would be without a request and without a failure.
+struct Calm<'a> {
+    members: &'a Members,
+    except: Option<Slot>,
+}
+
+impl Candidates for Calm<'_> {
+    fn len(&self) -> usize {
+        self.members.slots.len()
+    }
+
+    fn usable(&self, slot: Slot) -> bool {
+        self.except != Some(slot) && self.members.slots.get(slot).is_some_and(|slot| slot.enabled)
+    }
+
+    fn load(&self, _: Slot) -> u32 {
+        0
+    }
+
+    fn latency(&self, _: Slot) -> f64 {
+        0.0
+    }
 }
 
 /// The endpoints as a balancer sees them.

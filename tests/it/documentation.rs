@@ -95,6 +95,9 @@ fn every_error_code_is_documented_with_its_statuses() {
         E::BadRequest(""),
         E::ConnectRefused,
         E::Loop,
+        E::InstanceRemoved,
+        E::KeyMoved,
+        E::Stopping,
         E::Internal,
     ];
     // One that is added does not compile here until it is listed above, too.
@@ -116,6 +119,9 @@ fn every_error_code_is_documented_with_its_statuses() {
             | E::BadRequest(_)
             | E::ConnectRefused
             | E::Loop
+            | E::InstanceRemoved
+            | E::KeyMoved
+            | E::Stopping
             | E::Internal => {}
         }
     }

@@ -16,6 +16,7 @@ mod balancing;
 mod barriers;
 mod commands;
 mod demo;
+mod departures;
 mod directory;
 mod discovery;
 mod documentation;

@@ -164,7 +164,7 @@ impl World {
             header_timeout: Duration::ZERO,
         };
         let gone = self.writer.configure(TableConfig {
-            settings: Settings { limits, listeners: Vec::new() },
+            settings: Settings { limits, listeners: Vec::new(), drain_timeout: Duration::ZERO },
             services,
             catalogs,
             routes: Vec::new(),

@@ -381,3 +381,23 @@ fn a_client_that_takes_nothing_is_cut_however_it_pings() {
         tokio::task::spawn_blocking(move || told.recv_timeout(PATIENCE).unwrap()).await.unwrap();
     });
 }
+
+/// Opens a stream of GET /, calls `then` once its first piece is here, and returns that piece and what the stream was
+/// reset with.
+pub fn h2_stream(gateway: SocketAddr, then: impl FnOnce()) -> (String, Option<h2::Reason>) {
+    run(async {
+        let mut client = connect(gateway).await;
+        let get = Request::get("http://shop.example/").body(()).unwrap();
+        let mut body = client.send_request(get, true).unwrap().0.await.unwrap().into_body();
+        let piece = body.data().await.unwrap().unwrap();
+        then();
+        let ended = loop {
+            match body.data().await {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => break error.reason(),
+                None => break None,
+            }
+        };
+        (String::from_utf8_lossy(&piece).into_owned(), ended)
+    })
+}

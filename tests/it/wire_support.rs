@@ -130,7 +130,11 @@ impl Worker {
             trusted: setup.trusted.iter().map(|net| net.parse().unwrap()).collect(),
         });
         writer.configure(TableConfig {
-            settings: Settings { limits: setup.limits, listeners: vec![(*listener).clone()] },
+            settings: Settings {
+                limits: setup.limits,
+                listeners: vec![(*listener).clone()],
+                drain_timeout: Duration::ZERO,
+            },
             services: vec![service],
             catalogs: Vec::new(),
             routes: vec![route],

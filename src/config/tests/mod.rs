@@ -214,6 +214,9 @@ slow_start = "30s"
 retry_budget = 0.5
 vanish_guard = { share = 0.25, hold = "1m" }
 ejection = { failures = 3, statuses = [500], max_ejected = 0.25, panic_threshold = 0 }
+drain_timeout = "5s"
+rehome = true
+rehome_window = "10s"
 [[listeners]]
 name = "db"
 listen = "[::1]:0"
@@ -277,6 +280,8 @@ rewrite = "/x"
                 max_ejected: 0.25,
                 panic_threshold: 0.0,
             })),
+            drain_timeout: Some(Duration::from_secs(5)),
+            rehome: Some(Duration::from_secs(10)),
         }
     );
     let CatalogPlan { name, path, .. } = &plan.catalogs[0];

@@ -1,4 +1,5 @@
-"""A WebSocket server that is not ours. Prints its port, tells the path, echoes until it hears "enough"."""
+"""A WebSocket server that is not ours. Prints its port, tells the path, echoes until it hears "enough". Prints how each
+connection was closed by its client."""
 import sys
 
 from websockets.sync.server import serve
@@ -11,6 +12,7 @@ def talk(socket):
             socket.close(4000, "enough")
             return
         socket.send(message)
+    print("closed", socket.close_code, flush=True)
 
 
 with serve(talk, "127.0.0.1", 0, max_size=None) as server:
