@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::support::gateway::{Gateway, LOCAL, wait_for};
 use crate::support::script::Script;
-use crate::wire_h2::h2_stream;
+use crate::wire_h2::h2_streams;
 
 /// `LOCAL` and a service `orders` with these keys behind every path.
 fn config(keys: &str) -> String {
@@ -18,15 +18,16 @@ fn config(keys: &str) -> String {
 }
 
 /// An instance whose answers never end: each gets a first piece, and another for each [`Streaming::say`].
-struct Streaming {
-    address: SocketAddr,
-    open: Arc<Mutex<Vec<TcpStream>>>,
+pub struct Streaming {
+    pub address: SocketAddr,
+    /// Each with whether it is a WebSocket.
+    open: Arc<Mutex<Vec<(TcpStream, bool)>>>,
     /// The name of each client that has gone, as it was told in `x-user`.
     gone: Receiver<String>,
 }
 
 impl Streaming {
-    fn start(name: &'static str) -> Self {
+    pub fn start(name: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let open = Arc::new(Mutex::new(Vec::new()));
@@ -37,16 +38,23 @@ impl Streaming {
                 let (mut stream, all, told) = (stream.unwrap(), Arc::clone(&all), told.clone());
                 std::thread::spawn(move || {
                     let mut reader = BufReader::new(stream.try_clone().unwrap());
-                    let (mut user, mut line) = (String::new(), String::new());
+                    let (mut user, mut line, mut socket) = (String::new(), String::new(), false);
                     while reader.read_line(&mut line).unwrap_or(0) > 2 {
                         if let Some(value) = line.to_lowercase().strip_prefix("x-user:") {
                             user = value.trim().to_owned();
                         }
+                        socket |= line.to_lowercase().starts_with("upgrade:");
                         line.clear();
                     }
-                    let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
-                    stream.write_all(format!("{head}{:x}\r\n{name}\r\n", name.len()).as_bytes()).unwrap();
-                    all.lock().unwrap().push(stream);
+                    let head = if socket {
+                        "HTTP/1.1 101 Whatever\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
+                            .to_owned()
+                    } else {
+                        let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+                        format!("{head}{:x}\r\n{name}\r\n", name.len())
+                    };
+                    stream.write_all(head.as_bytes()).unwrap();
+                    all.lock().unwrap().push((stream, socket));
                     let _ = reader.read(&mut [0]);
                     let _ = told.send(user);
                 });
@@ -55,22 +63,38 @@ impl Streaming {
         Self { address, open, gone }
     }
 
-    fn say(&self) {
-        for stream in &mut *self.open.lock().unwrap() {
-            let _ = stream.write_all(b"4\r\nmore\r\n");
+    pub fn say(&self) {
+        self.send(b"4\r\nmore\r\n", b"\x81\x04more");
+    }
+
+    /// Ends every answer well, and every WebSocket.
+    pub fn finish(&self) {
+        self.send(b"0\r\n\r\n", b"\x88\x02\x03\xe8");
+        for (stream, _) in self.open.lock().unwrap().drain(..) {
+            let _ = stream.shutdown(std::net::Shutdown::Write);
+        }
+    }
+
+    fn send(&self, chunk: &[u8], frame: &[u8]) {
+        for (stream, socket) in &mut *self.open.lock().unwrap() {
+            let _ = stream.write_all(if *socket { frame } else { chunk });
         }
     }
 }
 
 /// A client of an endless answer, once it has its first piece.
-struct Endless(BufReader<TcpStream>);
+pub struct Endless(BufReader<TcpStream>);
 
 impl Endless {
     /// Returns the first piece, too.
     fn open(gateway: SocketAddr, user: &str) -> (Self, String) {
+        Self::open_at(gateway, "/", user)
+    }
+
+    pub fn open_at(gateway: SocketAddr, path: &str, user: &str) -> (Self, String) {
         let mut stream = TcpStream::connect(gateway).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        write!(stream, "GET / HTTP/1.1\r\nhost: a\r\nx-user: {user}\r\n\r\n").unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: a\r\nx-user: {user}\r\n\r\n").unwrap();
         let mut reader = BufReader::new(stream);
         let mut line = String::new();
         while reader.read_line(&mut line).unwrap() > 2 {
@@ -82,7 +106,7 @@ impl Endless {
     }
 
     /// The next chunk; nothing once the connection has ended without a last one.
-    fn next(&mut self) -> Option<String> {
+    pub fn next(&mut self) -> Option<String> {
         let mut size = String::new();
         match self.0.read_line(&mut size) {
             Ok(1..) => {}
@@ -155,12 +179,12 @@ fn an_endless_answer_of_a_removed_instance_breaks_off_in_http1_and_is_reset_in_h
     assert_eq!(piece, "from a");
     a.say();
     assert_eq!(http1.next().as_deref(), Some("more"));
-    let (piece, ended) = h2_stream(public, || {
+    let streams = h2_streams(public, 1, || {
         gateway.register("orders/b", b.address);
         gateway.instances("orders", &["a", "b"]);
         gateway.withdraw("orders/a");
     });
-    assert_eq!((&*piece, ended), ("from a", Some(h2::Reason::CANCEL)));
+    assert_eq!(streams, [("from a".to_owned(), Some(h2::Reason::CANCEL))]);
     assert_eq!(http1.next(), None);
     let mut gone = [a.gone.recv().unwrap(), a.gone.recv().unwrap()];
     gone.sort();

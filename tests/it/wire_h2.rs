@@ -382,22 +382,35 @@ fn a_client_that_takes_nothing_is_cut_however_it_pings() {
     });
 }
 
-/// Opens a stream of GET /, calls `then` once its first piece is here, and returns that piece and what the stream was
-/// reset with.
-pub fn h2_stream(gateway: SocketAddr, then: impl FnOnce()) -> (String, Option<h2::Reason>) {
+/// Opens so many streams of GET / on one connection, calls `then` once the first piece of each is here, and returns all
+/// that came of each and what it was reset with.
+pub fn h2_streams(
+    gateway: SocketAddr,
+    count: usize,
+    then: impl FnOnce(),
+) -> Vec<(String, Option<h2::Reason>)> {
     run(async {
         let mut client = connect(gateway).await;
-        let get = Request::get("http://shop.example/").body(()).unwrap();
-        let mut body = client.send_request(get, true).unwrap().0.await.unwrap().into_body();
-        let piece = body.data().await.unwrap().unwrap();
+        let mut open = Vec::new();
+        for _ in 0..count {
+            let get = Request::get("http://shop.example/").body(()).unwrap();
+            client = client.ready().await.unwrap();
+            let mut body = client.send_request(get, true).unwrap().0.await.unwrap().into_body();
+            let piece = body.data().await.unwrap().unwrap();
+            open.push((String::from_utf8_lossy(&piece).into_owned(), body));
+        }
         then();
-        let ended = loop {
-            match body.data().await {
-                Some(Ok(_)) => {}
-                Some(Err(error)) => break error.reason(),
-                None => break None,
-            }
-        };
-        (String::from_utf8_lossy(&piece).into_owned(), ended)
+        let mut ended = Vec::new();
+        for (mut text, mut body) in open {
+            let reason = loop {
+                match body.data().await {
+                    Some(Ok(data)) => text += &String::from_utf8_lossy(&data),
+                    Some(Err(error)) => break error.reason(),
+                    None => break None,
+                }
+            };
+            ended.push((text, reason));
+        }
+        ended
     })
 }

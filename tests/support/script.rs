@@ -20,6 +20,13 @@ fn path_of(script: &str) -> String {
     format!("{}/tests/support/py/{script}", env!("CARGO_MANIFEST_DIR"))
 }
 
+/// The command that runs a script.
+pub fn command(script: &str) -> Command {
+    let mut command = Command::new(python());
+    command.arg(path_of(script));
+    command
+}
+
 /// A script that runs beside the test, and ends with it.
 pub struct Script {
     child: Child,
