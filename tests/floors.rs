@@ -34,6 +34,7 @@ const PURE: &[&str] = &[
     "src/model/",
     "src/balance/",
     "src/table/health.rs",
+    "src/proxy/schedule.rs",
     "src/table/gradient.rs",
     "src/gateway/guard.rs",
     "src/registry/zookeeper/mirror.rs",

@@ -8,7 +8,9 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method};
 use ipnet::{IpNet, Ipv4Net};
 
-pub use super::protection::{EjectionPlan, LoadLimits, QueuePlan, RatePlan, VanishGuard};
+pub use super::protection::{
+    CheckKind, CheckPlan, EjectionPlan, HealthCheck, LoadLimits, QueuePlan, RatePlan, VanishGuard,
+};
 use crate::model::{
     BalanceSpec, CatalogPattern, FormatChoice, HashKey, InstanceChoice, PrimaryRule, Protocol, Reading,
     RegistryName, RetrySpec, ServiceName,
@@ -272,6 +274,8 @@ pub struct ServiceDefaults {
     pub drain_timeout: Option<Duration>,
     /// Over how long a time streams follow keys that moved to another instance; `None`: they stay.
     pub rehome: Option<Duration>,
+    /// Whether its instances are asked how they are.
+    pub health_check: HealthCheck,
 }
 
 /// Instances of one zone come first.
@@ -313,6 +317,7 @@ impl Default for ServiceDefaults {
             ejection: Some(Arc::default()),
             drain_timeout: None,
             rehome: None,
+            health_check: HealthCheck::default(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What protects a service from its clients and from its own instances.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -30,6 +31,70 @@ impl Default for EjectionPlan {
             ]),
             max_ejected: 0.5,
             panic_threshold: 0.3,
+        }
+    }
+}
+
+/// Whose instances are asked how they are.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum HealthCheck {
+    /// Those whose node is persistent: it stays when its process dies, so nobody else tells. They are asked for a
+    /// connection.
+    #[default]
+    Persistent,
+    /// Nobody.
+    Off,
+    /// All.
+    All(Arc<CheckPlan>),
+}
+
+/// How an instance is asked how it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckPlan {
+    /// The question.
+    pub kind: CheckKind,
+    /// The port that is asked; `None`: the instance's.
+    pub port: Option<u16>,
+    /// From one question to the next.
+    pub interval: Duration,
+    /// For connection and answer.
+    pub timeout: Duration,
+    /// So many failures in a row eject it.
+    pub unhealthy: u32,
+    /// So many answers in a row bring it back.
+    pub healthy: u32,
+}
+
+/// The question of a health check.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CheckKind {
+    /// A GET over HTTP/1.1.
+    Http {
+        /// Path and query.
+        path: Box<str>,
+        /// The `host` that is asked for; `None`: the address.
+        host: Option<Box<str>>,
+        /// The statuses that are well; none: 2xx.
+        statuses: Box<[StatusCode]>,
+    },
+    /// A connection.
+    Tcp,
+    /// `grpc.health.v1.Health/Check`.
+    Grpc {
+        /// Of which service; empty: of the server.
+        service: Box<str>,
+    },
+}
+
+impl Default for CheckPlan {
+    fn default() -> Self {
+        Self {
+            kind: CheckKind::Tcp,
+            port: None,
+            interval: Duration::from_secs(5),
+            timeout: Duration::from_secs(1),
+            unhealthy: 2,
+            healthy: 1,
         }
     }
 }

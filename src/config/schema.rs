@@ -156,6 +156,7 @@ const SERVICE_KEYS: &[Key] = &[
     key("drain_timeout", "duration", Words("the gateway's")),
     key("rehome", "boolean", Value("false")),
     key("rehome_window", "duration", Value("\"30s\"")),
+    key("health_check", "string or table", Words("tcp for persistent nodes")),
 ];
 
 pub(super) static SERVICE: Section =
@@ -215,6 +216,23 @@ pub(super) static EJECTION: Section = Section {
         key("statuses", "list of integers", Value("[502, 503, 504]")),
         key("max_ejected", "number", Value("0.5")),
         key("panic_threshold", "number", Value("0.3")),
+    ],
+};
+
+pub(super) static HEALTH_CHECK: Section = Section {
+    path: &["services", "*", "health_check"],
+    heading: "health_check = { … }",
+    keys: &[
+        key("kind", "string", Required),
+        key("path", "string", Value("\"/\"")),
+        key("host", "string", Words("the address")),
+        key("statuses", "list of integers", Words("2xx")),
+        key("service", "string", Value("\"\"")),
+        key("port", "integer", Words("the instance's")),
+        key("interval", "duration", Value("\"5s\"")),
+        key("timeout", "duration", Value("\"1s\"")),
+        key("unhealthy", "integer", Value("2")),
+        key("healthy", "integer", Value("1")),
     ],
 };
 
@@ -305,7 +323,7 @@ pub(super) static SHARD: Section = Section {
 };
 
 /// Every section, in the order of the reference.
-pub static SECTIONS: [&Section; 24] = [
+pub static SECTIONS: [&Section; 25] = [
     &ROOT,
     &GATEWAY,
     &GATEWAY_REGISTER,
@@ -330,6 +348,7 @@ pub static SECTIONS: [&Section; 24] = [
     &RATE_LIMIT,
     &DRAIN_LOCK,
     &BARRIER,
+    &HEALTH_CHECK,
 ];
 
 impl Section {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::balance::balance;
 use super::gateway::{DAY, INSTANT};
-use super::health::ejection;
+use super::health::{ejection, health_check};
 use super::load::load;
 use super::names::Known;
 use super::network::check_registry_path;
@@ -187,6 +187,7 @@ fn defaults(
     let primary = table.or("primary", default.primary, |n| primary(n, catalog));
     let zone = table.get("zone").map(|n| zone(&n, known));
     let ejection = table.or("ejection", default.ejection, ejection);
+    let health_check = table.or("health_check", default.health_check, health_check);
     let slow_start = table.get("slow_start").map(|n| n.duration(Duration::ZERO..=DAY));
     let retry_budget = table.or("retry_budget", default.retry_budget, |n| n.number(0.0..=1.0));
     let vanish_guard = table.get("vanish_guard").map(|n| vanish_guard(&n));
@@ -205,6 +206,7 @@ fn defaults(
         retry_budget,
         load: load(table, protocol).map(std::sync::Arc::new),
         ejection,
+        health_check,
         vanish_guard: vanish_guard.flatten(),
         drain_timeout: drain_timeout.flatten(),
         rehome,

@@ -37,8 +37,8 @@ pub(super) enum Verdict {
 /// What probing needs of a thread.
 #[derive(Debug, Clone)]
 pub(super) struct Prober {
-    transport: Transport<Body>,
-    metrics: Arc<Metrics>,
+    pub(super) transport: Transport<Body>,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 impl Prober {
@@ -127,7 +127,7 @@ impl Prober {
         }
     }
 
-    fn readmitted(&self, service: &str, endpoint: &Endpoint) {
+    pub(super) fn readmitted(&self, service: &str, endpoint: &Endpoint) {
         self.metrics.readmitted(service);
         tracing::info!(service, instance = &*endpoint.id, "instance readmitted");
     }

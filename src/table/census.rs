@@ -27,7 +27,9 @@ impl Census {
     pub(super) fn limit(&self, enabled: usize, len: usize, plan: Option<&EjectionPlan>) {
         self.enabled.store(enabled as u32, Ordering::Relaxed);
         self.len.store(len as u32, Ordering::Relaxed);
-        let most = plan.map_or(0, |plan| most_ejected(enabled, plan.max_ejected));
+        // Without a plan health checks alone ask for a place: they are a configuration of their own.
+        let most = plan.map_or_else(|| EjectionPlan::default().max_ejected, |plan| plan.max_ejected);
+        let most = most_ejected(enabled, most);
         let least = plan.map_or(0, |plan| least_usable(enabled, plan.panic_threshold));
         self.most.store(most as u32, Ordering::Relaxed);
         self.least.store(least as u32, Ordering::Relaxed);

@@ -66,7 +66,8 @@ impl Vitals {
 impl Endpoint {
     /// Takes it out of rotation, where its service allows that and it is in: then somebody owes it probes.
     pub fn eject(&self, reason: Reason, now: Instant) -> Option<Spell> {
-        if reason != Reason::Connect && self.ejection.is_none() {
+        // Who asks for health checks wants them to count, whatever else counts.
+        if !matches!(reason, Reason::Connect | Reason::Check) && self.ejection.is_none() {
             return None;
         }
         self.vitals.eject(reason, now)

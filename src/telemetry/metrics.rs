@@ -29,6 +29,7 @@ pub struct Metrics {
     exhausted: IntCounterVec,
     ejections: IntCounterVec,
     readmissions: IntCounterVec,
+    checks: IntCounterVec,
     changes: IntCounterVec,
     publish: Histogram,
     reloads: IntCounterVec,
@@ -89,6 +90,11 @@ impl Metrics {
                 "zoogate_readmissions_total",
                 "Ejected instances that came back.",
                 &["service"],
+            ),
+            checks: make.counters(
+                "zoogate_health_checks_total",
+                "Health checks that passed or failed.",
+                &["service", "result"],
             ),
             changes: make.counters(
                 "zoogate_membership_changes_total",
@@ -194,6 +200,12 @@ impl Metrics {
     /// Counts an ejected instance that is back.
     pub fn readmitted(&self, service: &str) {
         self.readmissions.with_label_values(&[service]).inc();
+    }
+
+    /// Counts a health check.
+    pub fn checked(&self, service: &str, passed: bool) {
+        let result = if passed { "passed" } else { "failed" };
+        self.checks.with_label_values(&[service, result]).inc();
     }
 
     /// Counts a request without the hash key of its service.

@@ -44,7 +44,7 @@ pub async fn answers_http2(stream: TcpStream) -> bool {
 /// Why somebody is not well.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckError {
-    /// It answers with something else than 2xx.
+    /// It answers with a status that is not well.
     #[error("it answers {0}")]
     Status(StatusCode),
     /// It answers by gRPC, but not that it serves.
@@ -57,6 +57,12 @@ pub enum CheckError {
 
 /// Asks with a GET; well is a status of 2xx. `target` is path and query.
 pub async fn http(stream: TcpStream, authority: &str, target: &str) -> Result<(), CheckError> {
+    let status = http_status(stream, authority, target).await?;
+    if status.is_success() { Ok(()) } else { Err(CheckError::Status(status)) }
+}
+
+/// Asks with a GET: the status, whatever it is.
+pub async fn http_status(stream: TcpStream, authority: &str, target: &str) -> Result<StatusCode, CheckError> {
     let protocol = |error: hyper::Error| CheckError::Protocol(error.to_string());
     let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
         .max_buf_size(MAX_ANSWER)
@@ -72,16 +78,15 @@ pub async fn http(stream: TcpStream, authority: &str, target: &str) -> Result<()
     let answer = sender.send_request(request);
     let mut connection = std::pin::pin!(connection);
     let mut answer = std::pin::pin!(answer);
-    let status = tokio::select! {
+    tokio::select! {
         // The answer first: a connection that ends with it has done its work.
         biased;
-        answer = &mut answer => answer.map_err(protocol)?.status(),
+        answer = &mut answer => Ok(answer.map_err(protocol)?.status()),
         ended = &mut connection => match (ended, answer.await) {
-            (_, Ok(answer)) => answer.status(),
-            (Err(error), _) | (Ok(()), Err(error)) => return Err(protocol(error)),
+            (_, Ok(answer)) => Ok(answer.status()),
+            (Err(error), _) | (Ok(()), Err(error)) => Err(protocol(error)),
         },
-    };
-    if status.is_success() { Ok(()) } else { Err(CheckError::Status(status)) }
+    }
 }
 
 /// Asks with `grpc.health.v1.Health/Check` over HTTP/2 with prior knowledge; well is `SERVING`. An empty

@@ -34,6 +34,7 @@ mod fuzz_corpus;
 mod grpc;
 mod handover;
 mod health;
+mod health_checks;
 mod kvstore;
 mod kvstore_gateway;
 mod lifecycle;

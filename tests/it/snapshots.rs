@@ -173,6 +173,7 @@ kind = "directory"
 path = {:?}
 [services.orders]
 path = "/services/orders"
+health_check = {{ kind = "tcp", interval = "100ms", unhealthy = 100 }}
 [services.by-user]
 path = "/services/orders"
 balance = {{ policy = "ring", key = "header:x-user" }}
@@ -209,6 +210,9 @@ service = "orders"
     wait_for("an attempt that the budget forbids", || {
         assert_eq!(get(address, "/status/503").status, 503);
         gateway.metric(r#"zoogate_retry_budget_exhausted_total{service="spent"}"#)
+    });
+    wait_for("health checks", || {
+        gateway.metric(r#"zoogate_health_checks_total{result="failed",service="orders"}"#)
     });
     gateway.reload(&config);
     wait_for("the reload", || gateway.metric(r#"zoogate_config_reloads_total{result="ok"}"#));

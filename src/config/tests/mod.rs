@@ -9,8 +9,9 @@ use proptest::prelude::*;
 use toml::de::{DeTable, DeValue};
 
 use super::plan::{
-    AccessLog, CatalogPlan, Credential, GatewayPlan, Limits, ListenerKind, LogPlan, RegistryKind,
-    RegistryPlan, Rewrite, RoutePlan, ServiceDefaults, ServiceRef, ShardPlan, VanishGuard, ZonePreference,
+    AccessLog, CatalogPlan, CheckKind, CheckPlan, Credential, GatewayPlan, HealthCheck, Limits, ListenerKind,
+    LogPlan, RegistryKind, RegistryPlan, Rewrite, RoutePlan, ServiceDefaults, ServiceRef, ShardPlan,
+    VanishGuard, ZonePreference,
 };
 use super::schema::{Fallback, SECTIONS};
 use super::{ConfigErrors, Plan, load, parse};
@@ -217,6 +218,7 @@ ejection = { failures = 3, statuses = [500], max_ejected = 0.25, panic_threshold
 drain_timeout = "5s"
 rehome = true
 rehome_window = "10s"
+health_check = { kind = "http", path = "/healthz", statuses = [204], interval = "2s", port = 81 }
 [[listeners]]
 name = "db"
 listen = "[::1]:0"
@@ -282,6 +284,18 @@ rewrite = "/x"
             })),
             drain_timeout: Some(Duration::from_secs(5)),
             rehome: Some(Duration::from_secs(10)),
+            health_check: HealthCheck::All(std::sync::Arc::new(CheckPlan {
+                kind: CheckKind::Http {
+                    path: "/healthz".into(),
+                    host: None,
+                    statuses: Box::new([http::StatusCode::NO_CONTENT]),
+                },
+                port: Some(81),
+                interval: Duration::from_secs(2),
+                timeout: Duration::from_secs(1),
+                unhealthy: 2,
+                healthy: 1,
+            })),
         }
     );
     let CatalogPlan { name, path, .. } = &plan.catalogs[0];
