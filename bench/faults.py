@@ -316,10 +316,15 @@ def run(row, proxy, options):
               f"{at:.2f} | {took[len(took) // 2] * 1e3:.1f} | {took[int(len(took) * 0.99)] * 1e3:.0f} | {took[-1] * 1e3:.0f} |", flush=True)
         for line in wrong[:5]:
             print(f"WRONG: {line}", file=sys.stderr)
-        return not wrong
+        return not wrong and not twice
     finally:
-        standing.process.kill()
-        standing.process.wait()
+        # Not SIGKILL: the workers of a master that had no time to end them would stay.
+        standing.process.terminate()
+        try:
+            standing.process.wait(5)
+        except subprocess.TimeoutExpired:
+            standing.process.kill()
+            standing.process.wait()
         fleet.stop()
         shutil.rmtree(folder, ignore_errors=True)
 

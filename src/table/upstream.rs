@@ -344,7 +344,7 @@ impl Upstream {
         self.first(choice, false, now, |balancer, view| balancer.place(affinity, view))
     }
 
-    /// [`Upstream::place`] as the endpoint.
+    /// `Upstream::place` as the endpoint.
     pub fn owner(&self, choice: InstanceChoice, key: &[u8], now: Instant) -> Option<&Arc<Endpoint>> {
         self.endpoints().get(self.place(choice, key, now)?)
     }
