@@ -1,6 +1,7 @@
 //! The worker's coarse clock: one tick moves every deadline, so that no request arms a timer.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -127,13 +128,10 @@ fn is_out(endpoint: &Endpoint) -> bool {
 impl Clock {
     /// Those who have kept a request waiting since then, each once.
     pub(super) fn waited_for(&self, since: Instant) -> Vec<Arc<Endpoint>> {
-        let mut found: Vec<Arc<Endpoint>> = Vec::new();
-        for waiting in self.watches.borrow().iter().filter(|waiting| waiting.since <= since) {
-            if !found.iter().any(|known| known.target.id == waiting.endpoint.target.id) {
-                found.push(Arc::clone(&waiting.endpoint));
-            }
-        }
-        found
+        let (mut known, watches) = (HashSet::new(), self.watches.borrow());
+        let late = watches.iter().filter(|waiting| waiting.since <= since);
+        let first = late.filter(|waiting| known.insert(waiting.endpoint.target.id));
+        first.map(|waiting| Arc::clone(&waiting.endpoint)).collect()
     }
 
     /// Runs `future`, which waits for an endpoint, to its end; or, where the request may `move` elsewhere, until that is

@@ -88,6 +88,8 @@ const PROMPT: usize = 1 << 20;
 const PROMPT_EVERY: u32 = 20;
 /// In ticks.
 const SILENCE_EVERY: u32 = 10;
+/// Suspects that are asked in one look, lest the loss of a network becomes a storm of probes; the rest at the next.
+const ASKED_AT_ONCE: usize = 32;
 const PROMPTS: u32 = 4;
 
 /// When the allocator is to be prompted: allocators return memory while they are at work, and a worker whose
@@ -247,11 +249,11 @@ impl ProxyContext {
             return;
         }
         let mut suspects = self.suspects.borrow_mut();
-        let since = now.checked_sub(SUSPICIOUS);
-        for endpoint in since.map(|since| self.clock.waited_for(since)).unwrap_or_default() {
-            if endpoint.ejected().is_some() || !suspects.waits(endpoint.target.id, now) {
-                continue;
-            }
+        let late = now.checked_sub(SUSPICIOUS).map(|since| self.clock.waited_for(since)).unwrap_or_default();
+        let standing =
+            late.into_iter().filter(|endpoint| !endpoint.is_closed() && endpoint.ejected().is_none());
+        let due = standing.filter(|endpoint| suspects.waits(endpoint.target.id, now));
+        for endpoint in due.take(ASKED_AT_ONCE) {
             let service = self.with_table(|table, _| {
                 let has =
                     |u: &&Arc<Upstream>| u.endpoints().iter().any(|e| e.target.id == endpoint.target.id);
