@@ -35,6 +35,7 @@ mod grpc;
 mod handover;
 mod health;
 mod health_checks;
+mod histories;
 mod kvstore;
 mod kvstore_gateway;
 mod lifecycle;
