@@ -8,7 +8,8 @@ use crate::support::load::{Sent, Served, compare};
 
 fn sent(method: &'static str, status: u16) -> Sent {
     let (at, took) = (Instant::now(), Duration::ZERO);
-    Sent { id: "1".to_owned(), method, at, took, status, answer: "a".to_owned() }
+    let id = "1".to_owned();
+    Sent { echo: Some(id.clone()), id, method, at, took, status, answer: "a".to_owned() }
 }
 
 fn seen(id: &str, served: &[(&str, &str)]) -> HashMap<String, Vec<Served>> {
@@ -38,5 +39,12 @@ fn a_bad_history_is_seen_as_one_and_a_good_one_is_not() {
     for (request, id, served) in bad {
         let told = catch_unwind(|| compare(std::slice::from_ref(request), seen(id, served)));
         assert!(told.is_err(), "{request:?} {id} {served:?}");
+    }
+    // Each was served, and the answers went to the wrong clients.
+    for echo in [None, Some("2".to_owned())] {
+        for request in [&get, &post] {
+            let swapped = [Sent { echo: echo.clone(), ..request.clone() }];
+            assert!(catch_unwind(|| compare(&swapped, seen("1", &[("a", "1")]))).is_err(), "{swapped:?}");
+        }
     }
 }

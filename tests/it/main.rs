@@ -8,6 +8,8 @@
 )]
 #![allow(clippy::pedantic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "../faults/mod.rs"]
+mod faults;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -22,7 +24,6 @@ mod discovery;
 mod documentation;
 mod documentation_formats;
 mod elect;
-mod ensemble;
 mod events;
 mod examples;
 mod failover;
@@ -32,7 +33,6 @@ mod formats;
 mod forwarding;
 mod fuzz_corpus;
 mod grpc;
-mod handover;
 mod health;
 mod health_checks;
 mod histories;
@@ -40,13 +40,11 @@ mod kvstore;
 mod kvstore_gateway;
 mod lifecycle;
 mod observability;
-mod overload;
 mod primaries;
 mod recipes;
 mod registrars;
 mod registration;
 mod reload_listeners;
-mod reload_storm;
 mod retries;
 mod retries_h2;
 mod roles;
@@ -57,7 +55,6 @@ mod snapshot_on_disk;
 mod snapshots;
 mod spread;
 mod tunnels;
-mod vanish_guard;
 mod wire_floods;
 mod wire_h2;
 mod wire_http1;

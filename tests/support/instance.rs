@@ -2,7 +2,9 @@
 //!
 //! What one answers depends on the path: its name, or for `/bytes/N` and `/chunks/N` that many bytes, for `/measure`
 //! length and CRC of the request's body, for `/echo` the body, for `/status/N` that status, for `/break` nothing.
+//! A request's `x-id` is in its answer, too, so that an answer which is given to another client shows.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,6 +38,31 @@ impl Seen {
     }
 }
 
+/// A request of a load, as an instance had it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    pub id: String,
+    pub body: Vec<u8>,
+}
+
+impl Request {
+    /// `None` for one without an id, such as a probe of the gateway's own.
+    pub fn of(seen: &Seen) -> Option<Self> {
+        Some(Self { id: seen.header("x-id")?.to_owned(), body: seen.body.clone() })
+    }
+
+    /// As a line of a record.
+    fn line(&self) -> String {
+        format!("{} {}\n", self.id, self.body.escape_ascii())
+    }
+
+    /// Out of a line of a record; the ids and bodies of a load need no escapes.
+    pub fn from_line(line: &str) -> Option<Self> {
+        let (id, body) = line.split_once(' ')?;
+        Some(Self { id: id.to_owned(), body: body.as_bytes().to_vec() })
+    }
+}
+
 /// An HTTP/1.1 server whose every answer is its name.
 pub struct Instance {
     pub name: String,
@@ -50,6 +77,8 @@ struct Shared {
     open: Mutex<Vec<TcpStream>>,
     delay: Mutex<Duration>,
     held: (Mutex<bool>, Condvar),
+    /// Where requests are written down as well, for when this process is killed.
+    record: Option<File>,
 }
 
 impl Instance {
@@ -58,9 +87,14 @@ impl Instance {
     }
 
     pub fn start_at(name: &str, address: SocketAddr) -> Self {
+        Self::start_recording(name, address, None)
+    }
+
+    /// The same, and a line of [`Request`] for each request with an id is appended to a file before it is answered.
+    pub fn start_recording(name: &str, address: SocketAddr, record: Option<File>) -> Self {
         let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared { record, ..Shared::default() });
         let (name_, shared_) = (name.to_owned(), Arc::clone(&shared));
         std::thread::spawn(move || accept(&listener, &name_, &shared_));
         Self { name: name.to_owned(), address, shared }
@@ -174,6 +208,9 @@ fn serve(
         stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").ok()?;
     }
     read_body(reader, &mut seen)?;
+    if let (Some(mut record), Some(request)) = (shared.record.as_ref(), Request::of(&seen)) {
+        record.write_all(request.line().as_bytes()).ok()?;
+    }
     shared.seen.lock().unwrap().push(seen.clone());
     std::thread::sleep(*shared.delay.lock().unwrap());
     let held = shared.held.0.lock().unwrap();
@@ -199,7 +236,8 @@ fn answer(mut stream: &TcpStream, name: &str, seen: &Seen) -> Option<()> {
     let chunked = path.starts_with("/chunks/");
     let framing =
         if chunked { "transfer-encoding: chunked".into() } else { format!("content-length: {}", body.len()) };
-    let head = format!("HTTP/1.1 {status} Whatever\r\nx-instance: {name}\r\n{framing}\r\n\r\n");
+    let echo = seen.header("x-id").map(|id| format!("x-id: {id}\r\n")).unwrap_or_default();
+    let head = format!("HTTP/1.1 {status} Whatever\r\nx-instance: {name}\r\n{echo}{framing}\r\n\r\n");
     let mut out = head.into_bytes();
     if seen.line.starts_with("HEAD ") {
         return stream.write_all(&out).ok();

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::http::Client;
-use super::instance::Instance;
+use super::instance::{Instance, Request};
 
 /// One request as its client saw it.
 #[derive(Debug, Clone)]
@@ -21,6 +21,27 @@ pub struct Sent {
     pub status: u16,
     /// The instance's name, or the code of the gateway's own error.
     pub answer: String,
+    /// The id that the answer bears.
+    pub echo: Option<String>,
+}
+
+/// Who wrote down what came.
+pub trait Witness {
+    fn name(&self) -> &str;
+
+    fn requests(&self) -> Vec<Request>;
+}
+
+impl Witness for Instance {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn requests(&self) -> Vec<Request> {
+        // A probe of the gateway's own has no id.
+        let seen = self.seen().into_iter().filter(|request| !request.line.starts_with("OPTIONS * "));
+        seen.map(|seen| Request::of(&seen).expect("every request of a load has an id")).collect()
+    }
 }
 
 /// At how many instances a request may be that may be repeated.
@@ -72,20 +93,21 @@ fn ask(gateway: SocketAddr, thread: usize, pace: Duration, stop: &AtomicBool) ->
                 client.insert(fresh).request(method, &path, &[("x-id", &id)], body.as_bytes())
             }),
         };
-        let (status, answer) = match answer {
+        let (status, answer, echo) = match answer {
             Ok(answer) => {
-                let error = answer.header("x-zoogate-error").map(str::to_owned);
+                let header = |name| answer.header(name).map(str::to_owned);
+                let (error, echo) = (header("x-zoogate-error"), header("x-id"));
                 if answer.header("connection") == Some("close") {
                     client = None;
                 }
-                (answer.status, error.unwrap_or(answer.body))
+                (answer.status, error.unwrap_or(answer.body), echo)
             }
             Err(error) => {
                 client = None;
-                (0, error.to_string())
+                (0, error.to_string(), None)
             }
         };
-        sent.push(Sent { id, method, at, took: at.elapsed(), status, answer });
+        sent.push(Sent { id, method, at, took: at.elapsed(), status, answer, echo });
         // A pace, not a wait for anything. Late is late: no burst makes up for it.
         due = (due + pace).max(Instant::now());
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
@@ -93,15 +115,14 @@ fn ask(gateway: SocketAddr, thread: usize, pace: Duration, stop: &AtomicBool) ->
     sent
 }
 
-/// Holds what was sent against what was seen: every 2xx was served by the instance that it names, with its own body.
-/// A POST was at one instance, or where it failed at most at one; a GET was at no more than its attempts.
-pub fn check<'i>(sent: &[Sent], instances: impl IntoIterator<Item = &'i Instance>) -> History {
+/// Holds what was sent against what was seen: every 2xx was served by the instance that it names, with its own body, and
+/// is the answer to that very request. A POST was at one instance, or where it failed at most at one; a GET was at no more
+/// than its attempts.
+pub fn check<'w, W: Witness + 'w>(sent: &[Sent], witnesses: impl IntoIterator<Item = &'w W>) -> History {
     let mut seen: HashMap<String, Vec<Served>> = HashMap::new();
-    for instance in instances {
-        // A probe of the gateway's own has none.
-        for request in instance.seen().into_iter().filter(|request| !request.line.starts_with("OPTIONS * ")) {
-            let id = request.header("x-id").expect("every request of a load has an id").to_owned();
-            seen.entry(id).or_default().push((instance.name.clone(), request.body));
+    for witness in witnesses {
+        for Request { id, body } in witness.requests() {
+            seen.entry(id).or_default().push((witness.name().to_owned(), body));
         }
     }
     compare(sent, seen)
@@ -126,6 +147,7 @@ pub fn compare(sent: &[Sent], mut seen: HashMap<String, Vec<Served>>) -> History
         let whole = |body: &[u8]| request.method == "GET" || body == request.id.as_bytes();
         let named = served.iter().any(|(by, body)| *by == request.answer && whole(body));
         assert!(named, "{request:?} was served by {served:?}");
+        assert!(request.echo.as_ref() == Some(&request.id), "{request:?} got another's answer");
     }
     assert!(seen.is_empty(), "nobody sent these: {seen:?}");
     let longest = sent.iter().map(|s| s.took).max().unwrap_or_default();

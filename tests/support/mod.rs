@@ -1,7 +1,9 @@
 //! What integration tests share: real servers, a proxy that breaks connections, a simulated directory.
 
+pub mod background;
 pub mod example;
 pub mod fault;
+pub mod forked;
 pub mod gateway;
 pub mod http;
 pub mod instance;

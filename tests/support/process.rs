@@ -16,7 +16,16 @@ pub struct Process {
 
 impl Process {
     pub fn start(command: &mut Command) -> Self {
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self::start_from(command, Stdio::null())
+    }
+
+    /// One that reads its standard input to know when the test is gone, however that ended.
+    pub fn start_leashed(command: &mut Command) -> Self {
+        Self::start_from(command, Stdio::piped())
+    }
+
+    fn start_from(command: &mut Command, input: Stdio) -> Self {
+        command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let out = Lines::of(child.stdout.take().unwrap());
         let log = Lines::of(child.stderr.take().unwrap());

@@ -1,0 +1,43 @@
+//! Faults under load: what clients notice, and whether anything is lost or done twice.
+//!
+//! Each row runs the real binary with recording instances, and holds what clients sent against what instances saw
+//! (`support/load.rs`). Long runs of the same kind, beside other proxies, are `bench/faults.sh`.
+//!
+//! `ZOOGATE_TEST_LONG=1` runs each as often, or for as long, as the row asks for. What is random comes from a seed, which is
+//! printed; `ZOOGATE_TEST_SEED` sets it.
+//!
+//! | row | file |
+//! | --- | --- |
+//! | SIGKILL to one of three, again and again, while it stays registered | `kill.rs` |
+//! | the ensemble down, without a quorum, leaders killed | `ensemble.rs` |
+//! | half of the instances vanish, or all, with the guard and without | `vanish_guard.rs` |
+//! | reloads by the hundred beside a registry that flaps | `reload_storm.rs` |
+//! | one process after another on the same sockets, with streams open | `swap.rs` |
+//! | three times what a service bears | `overload.rs` |
+
+mod ensemble;
+mod kill;
+mod overload;
+mod reload_storm;
+mod swap;
+mod vanish_guard;
+
+/// Whether runs are to be as long as their rows ask for.
+fn long() -> bool {
+    std::env::var_os("ZOOGATE_TEST_LONG").is_some()
+}
+
+/// What is random in a run: from the seed that is set, or from one that is printed.
+fn random() -> fastrand::Rng {
+    let set = std::env::var("ZOOGATE_TEST_SEED").ok().map(|seed| seed.parse().expect("a seed is a number"));
+    let seed = set.unwrap_or_else(|| fastrand::u64(..));
+    println!("ZOOGATE_TEST_SEED={seed}");
+    fastrand::Rng::with_seed(seed)
+}
+
+/// No test: other tests run it in a process of its own, to have an instance that signals reach.
+#[test]
+#[ignore = "run by other tests"]
+fn an_instance_of_its_own() {
+    crate::support::forked::serve();
+}
