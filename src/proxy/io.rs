@@ -433,6 +433,11 @@ impl AsyncWrite for Io {
         }
         let total: usize = bufs.iter().map(|buf| buf.len()).sum();
         if total <= GATHER {
+            // Nothing is gathered for a write that only waits for its turn.
+            if self.turn.poll(cx).is_pending() {
+                self.state.waits_to_send(true);
+                return Poll::Pending;
+            }
             let mut gathered = [0; GATHER];
             let mut at = 0;
             for buf in bufs {
