@@ -23,6 +23,8 @@ SCENARIOS = {
     "grpc": ("gRPC unary, 64 bytes, HTTP/2 on both sides", lambda p, s: measure.grpc(p.h2, "/bench.Echo/Call", s)),
     "log": ("GET, 128 bytes, JSON access log to a file", lambda p, s: measure.wrk(p.http, "/s", s)),
 }
+# Where the same bytes go in as come out, passing them on unread is possible, and shows the kernel's part.
+BYTES = ("small", "post", "big")
 SPECIAL = {"latency": special.latency, "churn": special.churn, "idle": special.idle,
            "scaling": special.scaling, "hash": special.hashed, "cold": special.cold}
 
@@ -34,7 +36,7 @@ def taking_part(scenario):
     if scenario == "log":
         return [proxies.haproxy("haproxy", log=RUN / "haproxy.access"), proxies.zoogate(log=RUN / "zoogate.access")]
     everyone = [proxies.haproxy(), proxies.haproxy("haproxy bare", 18105, 18115), proxies.nginx(), proxies.pingora(),
-                proxies.zoogate()]
+                proxies.zoogate(), proxies.floor() if scenario in BYTES else None]
     return [p for p in everyone if p]
 
 

@@ -122,6 +122,12 @@ def pingora():
     return Proxy("pingora", [str(binary), "127.0.0.1:19103", *(f"127.0.0.1:{port}" for port in ORIGINS)], 19103)
 
 
+def floor():
+    """What passes bytes on and does nothing else."""
+    return Proxy("floor", [str(RUN / "build" / "release" / "bench-floor"), "127.0.0.1:19105",
+                           *(f"127.0.0.1:{port}" for port in ORIGINS)], 19105)
+
+
 def announce(service, name, address):
     folder = RUN / "services" / service
     folder.mkdir(parents=True, exist_ok=True)

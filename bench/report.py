@@ -11,7 +11,7 @@ from proxies import HERE, RUN
 DOCS = HERE.parent / "docs"
 BEGIN, END = "<!-- figures: written by bench/run.sh -->", "<!-- end of figures -->"
 REFERENCE = "haproxy"
-COLOURS = {"haproxy": "#9a9a9a", "haproxy bare": "#c9c9c9", "nginx bare": "#8fb98b", "pingora": "#d8a35d", "zoogate": "#3b6fb6"}
+COLOURS = {"haproxy": "#9a9a9a", "haproxy bare": "#c9c9c9", "nginx bare": "#8fb98b", "pingora": "#d8a35d", "zoogate": "#3b6fb6", "floor": "#111111"}
 
 
 def grid(head, rows):
@@ -41,8 +41,8 @@ def plot(results):
     height = 40 + sum(len(r["rows"]) * bar + gap for r in results.values())
     parts, y = [], 34
     for x, name in enumerate(names):
-        parts.append(f'<rect x="{left + x * 110}" y="8" width="10" height="10" fill="{COLOURS[name]}"/>'
-                     f'<text x="{left + 14 + x * 110}" y="17">{name}</text>')
+        parts.append(f'<rect x="{left + x * 100}" y="8" width="10" height="10" fill="{COLOURS[name]}"/>'
+                     f'<text x="{left + 14 + x * 100}" y="17">{name}</text>')
     for scenario, result in results.items():
         rows, reference = result["rows"], result["rows"][REFERENCE]["micros"]
         parts.append(f'<text x="{left - 8}" y="{y + len(rows) * bar / 2 + 4}" text-anchor="end">{scenario}</text>')
