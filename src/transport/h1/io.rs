@@ -156,6 +156,8 @@ impl Io {
 
     /// Reads what there is behind `input`. `Ok(0)` is the end.
     pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        // Who has to wait borrows no buffer for it.
+        ready!(self.conn.stream.poll_read_ready(cx))?;
         if self.input.is_empty() {
             // Also where some room is left: a fresh buffer takes more in one read.
             self.release_input();
