@@ -95,7 +95,8 @@ pub(super) struct Health {
     pub(super) status: Status,
     /// Why it is out, or was last.
     pub(super) reason: Reason,
-    /// Probes and trials that failed in this ejection, counted up to 63; once it is back, what a relapse begins with.
+    /// Probes and trials that failed in this ejection, counted up to 63; once it is back, what a relapse begins with:
+    /// one more, since the last answer that brought it back was worth nothing.
     pub(super) failures: u8,
     /// When it came to this: was ejected, failed its last probe, was put on trial, came back.
     pub(super) at_ms: u64,
@@ -107,7 +108,7 @@ const LAST_BACKOFF: Duration = Duration::from_secs(4);
 const JITTER: f64 = 0.25;
 /// So long a trial waits for a request, and then for its answer.
 const TRIAL: Duration = Duration::from_secs(2);
-/// An ejection so soon after coming back goes on where the last one ended.
+/// An ejection so soon after coming back goes on after the pause that the last one ended with.
 const RELAPSE: Duration = Duration::from_secs(30);
 
 const AT_BITS: u32 = 52;
@@ -187,7 +188,7 @@ impl Health {
     }
 
     fn back(self, now_ms: u64) -> Self {
-        Self { status: Status::Up, at_ms: now_ms, ..self }
+        Self { status: Status::Up, ..self.again(now_ms) }
     }
 
     /// When it wants its next probe, or its trial to be ended: `None` where it wants nothing. Who was ejected by its
@@ -299,11 +300,27 @@ mod tests {
     }
 
     #[test]
-    fn a_relapse_goes_on_where_the_last_ejection_ended() {
+    fn a_relapse_waits_for_longer_than_the_last_ejection_did() {
         let failed = Health::UP.eject(Reason::Reset, 0).unwrap().probe_failed(600).unwrap();
         let back = failed.probe_answered(2_000).unwrap();
-        assert_eq!(back.eject(Reason::Reset, 10_000).unwrap().failures, 1);
+        assert_eq!(back.eject(Reason::Reset, 10_000).unwrap().failures, 2);
         assert_eq!(back.eject(Reason::Reset, 100_000).unwrap().failures, 0, "that is long ago");
+    }
+
+    #[test]
+    fn who_answers_every_probe_and_no_request_is_asked_less_and_less() {
+        let (mut health, mut now, mut pauses) = (Health::UP, 0, Vec::new());
+        for _ in 0..6 {
+            health = health.eject(Reason::Reset, now).unwrap();
+            pauses.push(health.next_step_ms(1).unwrap() - now);
+            now += pauses.last().unwrap();
+            health = health.probe_answered(now).unwrap();
+        }
+        let within = |pause: &u64, middle: u64| (middle * 3 / 4..=middle * 5 / 4).contains(pause);
+        assert!(
+            pauses.iter().zip([500, 1000, 2000, 4000, 4000, 4000]).all(|(p, m)| within(p, m)),
+            "{pauses:?}"
+        );
     }
 
     #[test]

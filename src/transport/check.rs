@@ -17,16 +17,20 @@ pub const ANYTHING: &str = "OPTIONS *";
 /// For the rare one that does not.
 pub const ITS_ROOT: &str = "HEAD /";
 
-/// Whether there is any answer of HTTP/1.1, whatever it says.
+/// Whether there is any answer of HTTP/1.1, whatever it says: all of a head, since one that breaks off in it would
+/// break off a client's.
 pub async fn answers_http1(mut stream: TcpStream, authority: &str, asked: &str) -> bool {
-    const BEGINNING: &[u8] = b"HTTP/1.";
     let question = format!("{asked} HTTP/1.1\r\nhost: {authority}\r\nconnection: close\r\n\r\n");
-    let mut answer = [0; BEGINNING.len()];
-    let asked = async {
-        stream.write_all(question.as_bytes()).await?;
-        stream.read_exact(&mut answer).await
-    };
-    asked.await.is_ok() && answer == BEGINNING
+    if stream.write_all(question.as_bytes()).await.is_err() {
+        return false;
+    }
+    let mut head = BytesMut::with_capacity(1024);
+    while !head.windows(2).any(|two| two == b"\n\n") && !head.windows(3).any(|three| three == b"\n\r\n") {
+        if head.len() >= MAX_ANSWER || !matches!(stream.read_buf(&mut head).await, Ok(1..)) {
+            return false;
+        }
+    }
+    head.starts_with(b"HTTP/1.")
 }
 
 /// Whether there is an HTTP/2 server with prior knowledge that answers a PING.
@@ -278,6 +282,30 @@ mod tests {
             assert!(told(b"HTTP/1.1 200 OK\r\n\r\nendless").await.is_ok());
             for ill in ["HTTP/1.1 503 No\r\n\r\n", "HTTP/1.1 302 Found\r\n\r\n", "HELLO\r\n\r\n", ""] {
                 assert!(told(ill.as_bytes()).await.is_err(), "{ill:?}");
+            }
+        });
+    }
+
+    #[test]
+    fn any_head_is_an_answer_and_a_part_of_one_is_none() {
+        run(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            for (said, answers) in [
+                ("HTTP/1.1 501 Not Implemented\r\ncontent-length: 900\r\n\r\n", true),
+                ("HTTP/1.0 200 OK\nserver: old\n\n", true),
+                ("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n", false),
+                ("HTTP/1.1 200", false),
+                ("SSH-2.0-OpenSSH\r\n\r\n", false),
+                ("", false),
+            ] {
+                let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+                let serve = async {
+                    let (mut peer, _) = listener.accept().await.unwrap();
+                    let _ = peer.read(&mut [0; 4096]).await;
+                    let _ = peer.write_all(said.as_bytes()).await;
+                };
+                let (told, ()) = tokio::join!(answers_http1(stream, "a:1", ANYTHING), serve);
+                assert_eq!(told, answers, "{said:?}");
             }
         });
     }

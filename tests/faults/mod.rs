@@ -9,6 +9,7 @@
 //! | row | file |
 //! | --- | --- |
 //! | SIGKILL to one of three, again and again, while it stays registered | `kill.rs` |
+//! | one of three stopped, or behind a network that resets, half-closes, stalls, drips | `network.rs` |
 //! | the ensemble down, without a quorum, leaders killed | `ensemble.rs` |
 //! | half of the instances vanish, or all, with the guard and without | `vanish_guard.rs` |
 //! | reloads by the hundred beside a registry that flaps | `reload_storm.rs` |
@@ -17,6 +18,7 @@
 
 mod ensemble;
 mod kill;
+mod network;
 mod overload;
 mod reload_storm;
 mod swap;

@@ -39,13 +39,28 @@ impl Witness for Instance {
 
     fn requests(&self) -> Vec<Request> {
         // A probe of the gateway's own has no id.
-        let seen = self.seen().into_iter().filter(|request| !request.line.starts_with("OPTIONS * "));
+        let probe = |line: &str| line.starts_with("OPTIONS * ") || line.starts_with("HEAD / ");
+        let seen = self.seen().into_iter().filter(|request| !probe(&request.line));
         seen.map(|seen| Request::of(&seen).expect("every request of a load has an id")).collect()
     }
 }
 
 /// At how many instances a request may be that may be repeated.
 const ATTEMPTS: usize = 3;
+
+/// Who asks, each in a thread of its own.
+#[derive(Debug, Clone, Copy)]
+pub struct Clients {
+    /// What their ids begin with. Two loads on the same instances need two names.
+    pub name: &'static str,
+    pub count: usize,
+    /// Each sends a request every so often, or as soon as the one before is answered.
+    pub pace: Duration,
+    /// Every other request is a POST.
+    pub posts: bool,
+    /// Each request has a connection of its own.
+    pub fresh: bool,
+}
 
 /// Threads that ask until they are told to stop.
 pub struct Load {
@@ -64,12 +79,16 @@ pub struct History {
 impl Load {
     /// Each of `threads` sends a request every `pace`, or as soon as the one before is answered. Half are GETs.
     pub fn start(gateway: SocketAddr, threads: usize, pace: Duration) -> Self {
+        Self::of(gateway, Clients { name: "", count: threads, pace, posts: true, fresh: false })
+    }
+
+    pub fn of(gateway: SocketAddr, clients: Clients) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let run = |thread| {
             let stop = Arc::clone(&stop);
-            std::thread::spawn(move || ask(gateway, thread, pace, &stop))
+            std::thread::spawn(move || ask(gateway, thread, clients, &stop))
         };
-        Self { threads: (0..threads).map(run).collect(), stop }
+        Self { threads: (0..clients.count).map(run).collect(), stop }
     }
 
     pub fn stop(self) -> Vec<Sent> {
@@ -78,13 +97,14 @@ impl Load {
     }
 }
 
-fn ask(gateway: SocketAddr, thread: usize, pace: Duration, stop: &AtomicBool) -> Vec<Sent> {
+fn ask(gateway: SocketAddr, thread: usize, clients: Clients, stop: &AtomicBool) -> Vec<Sent> {
+    let Clients { name, pace, posts, fresh, .. } = clients;
     let mut sent = Vec::new();
     let mut client = None;
     let mut due = Instant::now();
     while !stop.load(Ordering::Relaxed) {
-        let id = format!("{thread}-{}", sent.len());
-        let (method, body) = if sent.len() % 2 == 0 { ("GET", "") } else { ("POST", &*id) };
+        let id = format!("{name}{thread}-{}", sent.len());
+        let (method, body) = if posts && sent.len() % 2 == 1 { ("POST", &*id) } else { ("GET", "") };
         let at = Instant::now();
         let path = format!("/load?id={id}");
         let answer = match &mut client {
@@ -97,7 +117,7 @@ fn ask(gateway: SocketAddr, thread: usize, pace: Duration, stop: &AtomicBool) ->
             Ok(answer) => {
                 let header = |name| answer.header(name).map(str::to_owned);
                 let (error, echo) = (header("x-zoogate-error"), header("x-id"));
-                if answer.header("connection") == Some("close") {
+                if fresh || answer.header("connection") == Some("close") {
                     client = None;
                 }
                 (answer.status, error.unwrap_or(answer.body), echo)

@@ -10,6 +10,7 @@ pub mod instance;
 pub mod kvstore;
 pub mod load;
 pub mod moody;
+pub mod network;
 pub mod process;
 pub mod script;
 pub mod seen;
