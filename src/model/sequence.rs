@@ -16,16 +16,17 @@ pub fn sequence_of(node: &str) -> Option<u64> {
 }
 
 impl ServiceSnapshot {
-    /// The instance whose node has the lowest sequence number. Nobody, where that node says nothing usable:
-    /// who holds it is not the next one.
-    pub fn lowest_sequence(&self) -> Option<Arc<str>> {
+    /// The lowest sequence number of a node, and the instance that it is. No instance, where that node says nothing
+    /// usable: who holds it is not the next one.
+    pub fn lowest_sequence(&self) -> (Option<u64>, Option<Arc<str>>) {
         let node = |id: &str| sequence_of(id.split_once('#').map_or(id, |(node, _)| node));
         let instances = self.instances.iter().map(|instance| (&instance.id.name, true));
         let rejected = self.rejected.iter().map(|rejected| (&rejected.node, false));
         let numbered = instances.chain(rejected).filter_map(|(id, usable)| Some((node(id)?, !usable, id)));
         // Data that turned bad leaves the last good value beside its rejection: the value counts.
-        let (_, unusable, id) = numbered.min()?;
-        (!unusable).then(|| Arc::clone(id))
+        let lowest = numbered.min();
+        let usable = lowest.filter(|(_, unusable, _)| !unusable).map(|(_, _, id)| Arc::clone(id));
+        (lowest.map(|(number, ..)| number), usable)
     }
 }
 
@@ -67,7 +68,7 @@ mod tests {
 
     #[test]
     fn the_lowest_number_leads_whatever_stands_before_it() {
-        let lowest = |nodes: &[&str], rejected: &[&str]| snapshot(nodes, rejected).lowest_sequence();
+        let lowest = |nodes: &[&str], rejected: &[&str]| snapshot(nodes, rejected).lowest_sequence().1;
         assert_eq!(lowest(&["a-0000000010", "z-0000000002"], &[]).as_deref(), Some("z-0000000002"));
         assert_eq!(lowest(&["a-0000000010"], &["b-0000000003"]), None, "the leader cannot be read");
         assert_eq!(lowest(&["a-0000000010"], &["junk"]).as_deref(), Some("a-0000000010"));

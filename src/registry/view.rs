@@ -14,9 +14,11 @@ use crate::model::{
 
 mod candidates;
 mod service;
+mod succession;
 
 use candidates::Candidates;
 use service::Service;
+use succession::Unread;
 
 /// Directories of a catalog that are told to be no services.
 const MAX_REFUSED: usize = 1000;
@@ -35,6 +37,11 @@ pub struct BaseView {
     touched: Vec<Box<str>>,
     /// What was told last, kept over a directory's absence until that is told too.
     told: HashMap<Box<str>, Arc<ServiceSnapshot>>,
+    /// How many of those have a primary.
+    led: usize,
+    unread: Unread,
+    /// Services whose last primary stays for the moment, and since when.
+    staying: HashMap<Box<str>, Instant>,
     /// Directories of a catalog whose names are none.
     refused: BTreeMap<Box<str>, Rejected>,
     refused_news: bool,
@@ -48,6 +55,9 @@ impl BaseView {
             services: HashMap::new(),
             touched: Vec::new(),
             told: HashMap::new(),
+            led: 0,
+            unread: Unread::default(),
+            staying: HashMap::new(),
             refused: BTreeMap::new(),
             refused_news: false,
             pattern: base.pattern(),
@@ -132,6 +142,22 @@ impl BaseView {
         self.with(child, |service| service.remove(node));
     }
 
+    /// Whether it matters here which nodes are yet to be read: who leads may be one of them.
+    pub fn minds_unread(&self) -> bool {
+        self.led > 0 || self.base.election || self.base.primary == PrimaryRule::LowestSequence
+    }
+
+    /// The nodes that were created or changed and are yet to be read now, each with its service's directory.
+    ///
+    /// A primary that is gone stays until the nodes that may be its successor are read, so that one follows the other in
+    /// one change.
+    pub fn set_unread<'p>(&mut self, places: impl Iterator<Item = (Option<&'p str>, &'p str)>) {
+        self.unread = Unread::of(places.map(|(child, node)| (child.unwrap_or_default(), node)));
+        for child in self.staying.keys().cloned().collect::<Vec<_>>() {
+            self.touch(&child);
+        }
+    }
+
     /// The services that differ from what was last told. Linear in the services touched since, not in all.
     pub fn take_changes(&mut self, received: Instant, source: Source) -> Vec<Change> {
         self.take_some_changes(usize::MAX, received, source)
@@ -141,7 +167,7 @@ impl BaseView {
     pub fn take_some_changes(&mut self, at_most: usize, received: Instant, source: Source) -> Vec<Change> {
         let mut changes = Vec::new();
         if let Some(candidates) = &mut self.candidates
-            && candidates.elect()
+            && candidates.elect(&self.unread.below(""))
         {
             let leader = candidates.leader();
             changes.push(Change::Leader { base: self.base.name.clone(), leader, received });
@@ -152,35 +178,46 @@ impl BaseView {
         }
         let rest = self.touched.len().saturating_sub(at_most);
         for child in self.touched.split_off(rest) {
-            match self.services.get_mut(&child) {
-                Some(service) => {
-                    // Removed and put back in between, it is listed twice; once is enough.
-                    if !std::mem::take(&mut service.touched) {
-                        continue;
-                    }
-                    let mut snapshot = service.snapshot();
-                    if self.base.primary == PrimaryRule::LowestSequence {
-                        snapshot.primary = snapshot.lowest_sequence();
-                    }
-                    if self.told.get(&child).is_some_and(|told| service::same(told, &snapshot)) {
-                        continue;
-                    }
-                    let snapshot = Arc::new(snapshot);
-                    let service = service.name().clone();
-                    self.told.insert(child, Arc::clone(&snapshot));
-                    changes.push(Change::Updated { service, snapshot, received, source });
-                }
-                None => {
-                    if self.told.remove(&child).is_some()
-                        && let Some(pattern) = &self.pattern
-                        && let Ok(service) = pattern.name(&self.base.name, &child)
-                    {
-                        changes.push(Change::Gone { service, received, source });
-                    }
-                }
-            }
+            changes.extend(if self.services.contains_key(&child) {
+                self.updated(child, received, source)
+            } else {
+                self.gone(&child, received, source)
+            });
         }
         changes
+    }
+
+    /// What a service is now, where that differs from what was last told.
+    fn updated(&mut self, child: Box<str>, received: Instant, source: Source) -> Option<Change> {
+        // Removed and put back in between, it is listed twice; once is enough.
+        let service = self.services.get_mut(&child).filter(|service| service.touched)?;
+        service.touched = false;
+        let mut snapshot = service.snapshot();
+        let told = self.told.get(&child);
+        let unread = self.unread.below(&child);
+        let since = self.staying.remove(&child).unwrap_or(received);
+        if succession::lead(service, &self.base.primary, &mut snapshot, &unread)
+            && told.is_some_and(|told| succession::stay(told, &mut snapshot, since, received))
+        {
+            self.staying.insert(child.clone(), since);
+        }
+        if told.is_some_and(|told| service::same(told, &snapshot)) {
+            return None;
+        }
+        let (service, snapshot) = (service.name().clone(), Arc::new(snapshot));
+        self.led += usize::from(snapshot.primary.is_some());
+        let told = self.told.insert(child, Arc::clone(&snapshot));
+        self.led -= usize::from(told.is_some_and(|told| told.primary.is_some()));
+        Some(Change::Updated { service, snapshot, received, source })
+    }
+
+    /// That a service is gone, where it was told.
+    fn gone(&mut self, child: &str, received: Instant, source: Source) -> Option<Change> {
+        self.staying.remove(child);
+        let told = self.told.remove(child)?;
+        self.led -= usize::from(told.primary.is_some());
+        let service = self.pattern.as_ref()?.name(&self.base.name, child).ok()?;
+        Some(Change::Gone { service, received, source })
     }
 
     /// Whether a service was touched since it was last asked for.

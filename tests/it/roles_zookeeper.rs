@@ -4,11 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use zoogate::model::{FormatChoice, FormatName, PrimaryRule};
+use zoogate::registry::Base;
 use zookeeper_client::{Acls, Client, CreateMode};
 
 use crate::support::gateway::Gateway;
 use crate::support::http::Client as Http;
 use crate::support::instance::Instance;
+use crate::support::seen::{PATIENCE, Seen, service};
 use crate::support::wait::until;
 use crate::support::zk::{self, EPHEMERAL, OPEN};
 
@@ -74,6 +77,76 @@ async fn a_change_of_the_primary_under_load_loses_no_request_and_strays_to_nobod
     stop.store(true, Ordering::Relaxed);
     assert!(load.join().unwrap() > 100);
     assert_eq!(instances[2].count(), 0, "c has never led");
+}
+
+/// Takes the news of `orders` until `last` leads: nowhere in it is a moment without a primary.
+async fn successions(seen: &mut Seen, last: &str) -> usize {
+    let mut leaders = vec![seen.services["orders"].primary.clone()];
+    while leaders.last().is_none_or(|leader| leader.as_deref() != Some(last)) {
+        let next = tokio::time::timeout(PATIENCE, seen.next()).await;
+        assert!(next.is_ok(), "{last} leads at last, after {leaders:?}");
+        let now = &seen.services["orders"];
+        let told = now.primary_index().map(|at| Arc::clone(&now.instances[at].id.name));
+        assert!(told.is_some(), "a moment without a primary, after {leaders:?}: {now:?}");
+        if leaders.last() != Some(&told) {
+            leaders.push(told);
+        }
+    }
+    leaders.len() - 1
+}
+
+#[tokio::test]
+async fn a_primary_and_a_successor_that_comes_as_it_goes_change_in_one_step() {
+    let connect = zk::chroot("succession").await;
+    let client = zk::client(&connect).await;
+    client.create("/orders", b"", &OPEN).await.unwrap();
+    let path = |round: usize| format!("/orders/n-{round:010}");
+    client.create(&path(0), b"127.0.0.1:8000", &EPHEMERAL).await.unwrap();
+    let base = Base { primary: PrimaryRule::LowestSequence, ..service("orders", "/orders") };
+    let mut seen = Seen::start(&connect, vec![base]);
+    seen.until_live("orders").await;
+    let writing = tokio::spawn(async move {
+        for round in 0..200 {
+            let mut both = client.new_multi_writer();
+            both.add_create(&path(round + 1), b"127.0.0.1:8000", &EPHEMERAL).unwrap();
+            // After it: the events of a transaction come one by one.
+            both.add_delete(&path(round), None).unwrap();
+            both.commit().await.unwrap();
+        }
+        client
+    });
+    let changes = successions(&mut seen, "n-0000000200").await;
+    assert!(changes > 20, "the news of {changes} changes");
+    drop(writing.await.unwrap());
+    // With its session goes the last: nobody is left to lead.
+    seen.until("nobody leads", |seen| seen.services["orders"].primary.is_none()).await;
+}
+
+#[tokio::test]
+async fn a_pointer_to_a_primary_that_comes_as_the_old_one_goes_moves_in_one_step() {
+    let connect = zk::chroot("pointer").await;
+    let client = zk::client(&connect).await;
+    client.create("/orders", b"", &OPEN).await.unwrap();
+    client.create("/orders/0", b"127.0.0.1:8000", &EPHEMERAL).await.unwrap();
+    client.create("/orders/primary", b"0", &OPEN).await.unwrap();
+    let format = FormatChoice::Fixed(FormatName::Numbered);
+    let mut seen = Seen::start(&connect, vec![Base { format, ..service("orders", "/orders") }]);
+    seen.until_live("orders").await;
+    let writing = tokio::spawn(async move {
+        for round in 0..200 {
+            let (old, new) = (format!("/orders/{round}"), format!("/orders/{}", round + 1));
+            let mut all = client.new_multi_writer();
+            all.add_create(&new, b"127.0.0.1:8000", &EPHEMERAL).unwrap();
+            all.add_set_data("/orders/primary", (round + 1).to_string().as_bytes(), None).unwrap();
+            // Last: the events of a transaction come one by one, and what is not told of yet nobody can wait for.
+            all.add_delete(&old, None).unwrap();
+            all.commit().await.unwrap();
+        }
+        client
+    });
+    let changes = successions(&mut seen, "200").await;
+    assert!(changes > 20, "the news of {changes} changes");
+    drop(writing.await.unwrap());
 }
 
 #[tokio::test]

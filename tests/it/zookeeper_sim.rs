@@ -29,6 +29,7 @@ fn mirror_is_the_truth_after_any_order_of_events_answers_and_losses() {
         let real: BTreeMap<_, _> =
             truth.iter().map(|(place, node)| (place, (node.czxid, &node.data))).collect();
         assert_eq!(told, real, "seed {seed}: what the deltas add up to");
+        assert_eq!(sim.mirror.unread().count(), 0, "seed {seed}: everything is read");
         assert_eq!(&sim.folders, folders, "seed {seed}: the services");
         let counters = sim.mirror.counters();
         if sim.is_in_order() {

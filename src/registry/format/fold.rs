@@ -18,6 +18,19 @@ pub fn fold(format: FormatName, instances: &mut [Arc<Instance>], controls: &[&Co
     only_primary(instances)
 }
 
+/// Whether one of these nodes, which are yet to be read, may decide who the primary is that the folder's other nodes name
+/// none of. Any may be an instance that calls itself so, but for a layout that points to one.
+pub fn may_lead<'n>(
+    format: FormatName,
+    controls: &[&Control],
+    mut nodes: impl Iterator<Item = &'n str>,
+) -> bool {
+    match format {
+        FormatName::Numbered => numbered::points_into(pointer(controls), nodes),
+        _ => nodes.next().is_some(),
+    }
+}
+
 /// The one enabled instance that calls itself the primary. Two are none: nobody can tell which is right.
 fn only_primary(instances: &[Arc<Instance>]) -> Option<Arc<str>> {
     let leads = |i: &&Arc<Instance>| i.enabled && matches!(i.role, Some(Role::Primary | Role::Master));
@@ -81,11 +94,7 @@ fn override_all(format: FormatName, instances: &mut [Arc<Instance>], controls: &
 
 /// The numbered layout: `primary` holds a number, and everybody else is a replica.
 fn point(instances: &mut [Arc<Instance>], controls: &[&Control]) -> Option<Arc<str>> {
-    let named = controls.iter().find_map(|control| match control {
-        Control::Primary(number) => Some(*number),
-        _ => None,
-    });
-    let wanted = named.flatten().map(|number| number.to_string());
+    let wanted = pointer(controls).map(|number| number.to_string());
     let mut primary = None;
     // A folder of servers has its roles by number already.
     for shared in instances.iter_mut().filter(|instance| instance.role.is_none()) {
@@ -97,4 +106,12 @@ fn point(instances: &mut [Arc<Instance>], controls: &[&Control]) -> Option<Arc<s
         numbered::assign(Arc::make_mut(shared), if leads { Role::Primary } else { Role::Replica });
     }
     primary
+}
+
+fn pointer(controls: &[&Control]) -> Option<u64> {
+    let named = controls.iter().find_map(|control| match control {
+        Control::Primary(number) => Some(*number),
+        _ => None,
+    });
+    named.flatten()
 }

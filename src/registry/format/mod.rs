@@ -42,7 +42,7 @@ use std::sync::Arc;
 
 pub use control::{Control, Override, Selector};
 pub use detect::detect;
-pub use fold::fold;
+pub use fold::{fold, may_lead};
 
 use crate::model::{
     Address, FormatName, Incarnation, Instance, InstanceId, Reading, RejectReason, Role, TlsChoice,

@@ -8,12 +8,15 @@ use crate::model::{Instance, Role};
 /// The folder of servers, of which number 0 is the master.
 const SERVERS: &str = "server";
 
+/// The node that holds the number of the primary.
+const POINTER: &str = "primary";
+
 pub(super) struct Numbered;
 
 impl Format for Numbered {
     fn decode(&self, node: &Node<'_>, options: Options<'_>) -> Result<Decoded, DecodeError> {
         let control = match node.name() {
-            "primary" => Control::Primary(number_in(node.data)),
+            POINTER => Control::Primary(number_in(node.data)),
             "top" => Control::Top(number_in(node.data)),
             "lock" => Control::Lock,
             name if name.is_empty() || !name.bytes().all(|b| b.is_ascii_digit()) => Control::Ignored,
@@ -38,6 +41,12 @@ impl Format for Numbered {
 fn assign_rank(instance: &mut Instance) {
     let master = number(&instance.id.name).is_some_and(|number| number == "0");
     assign(instance, if master { Role::Master } else { Role::Slave });
+}
+
+/// Whether the pointer of a folder, which says this, is one of these nodes or names one of them.
+pub(super) fn points_into<'n>(pointer: Option<u64>, mut nodes: impl Iterator<Item = &'n str>) -> bool {
+    let wanted = pointer.map(|number| number.to_string());
+    nodes.any(|node| node == POINTER || wanted.as_deref().is_some_and(|wanted| number(node) == Some(wanted)))
 }
 
 /// Gives a role, to be seen in the metadata too.

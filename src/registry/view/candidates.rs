@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::succession::Names;
 use crate::model::sequence_of;
 
 /// More of a candidate's data names nobody.
@@ -33,10 +34,17 @@ impl Candidates {
         self.nodes.remove(node);
     }
 
-    /// Works out who leads. Whether that is news.
-    pub(super) fn elect(&mut self) -> bool {
+    /// Works out who leads. Whether that is news: not while it may be one of those that are yet to be read, who were
+    /// told of before. Until then the last who did goes on.
+    pub(super) fn elect(&mut self, unread: &Names) -> bool {
         let numbered = self.nodes.iter().filter_map(|(node, data)| Some((sequence_of(node)?, data)));
-        let leader = numbered.min_by_key(|(number, _)| *number).map(|(_, data)| Arc::clone(data));
+        let lowest = numbered.min_by_key(|(number, _)| *number);
+        let unread = unread.iter().filter(|node| !self.nodes.contains_key(*node));
+        let mut unread = unread.filter_map(|node| sequence_of(node));
+        if self.told && unread.any(|number| lowest.is_none_or(|(lowest, _)| number < lowest)) {
+            return false;
+        }
+        let leader = lowest.map(|(_, data)| Arc::clone(data));
         let news = !std::mem::replace(&mut self.told, true) || self.leader != leader;
         self.leader = leader;
         news

@@ -128,6 +128,16 @@ impl Service {
         self.excess.remove(node);
     }
 
+    /// Whether a node was read, or refused, before.
+    pub(super) fn knows(&self, node: &str) -> bool {
+        self.nodes.contains_key(node)
+    }
+
+    /// Whether nodes that are yet to be read may decide who the primary is, where the others name none.
+    pub(super) fn may_lead<'n>(&self, unread: impl Iterator<Item = &'n str>) -> bool {
+        self.format.is_some_and(|format| format::may_lead(format, &self.controls(), unread))
+    }
+
     /// Its members now. Decodes what was put since the last time.
     pub(super) fn snapshot(&mut self) -> ServiceSnapshot {
         self.resolve();
@@ -158,8 +168,7 @@ impl Service {
     /// Lets the control nodes have their say, then the service's filter.
     fn fold(&mut self, instances: &mut Vec<Arc<Instance>>) -> Option<Arc<str>> {
         let format = self.format?;
-        let controls: Vec<&Control> =
-            self.nodes.values().filter_map(|entry| entry.control.as_ref()).collect();
+        let controls = self.controls();
         let changes = !controls.is_empty() || format == FormatName::Numbered;
         let before = if changes { instances.clone() } else { Vec::new() };
         let primary = format::fold(format, instances, &controls);
@@ -178,6 +187,10 @@ impl Service {
             instances.retain(|instance| reading.admits(&instance.metadata));
         }
         primary.filter(|id| instances.binary_search_by(|instance| instance.id.name.cmp(id)).is_ok())
+    }
+
+    fn controls(&self) -> Vec<&Control> {
+        self.nodes.values().filter_map(|entry| entry.control.as_ref()).collect()
     }
 
     /// The entry of a node, made if there is room; another incarnation starts afresh.

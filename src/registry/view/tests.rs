@@ -315,3 +315,4 @@ fn random_histories_end_where_a_fresh_view_of_the_same_nodes_does() {
 }
 
 mod folders;
+mod succession;

@@ -138,6 +138,9 @@ impl Driver {
             self.publish().await;
             self.mirror.lost();
             self.unread_since = None;
+            // Nobody who is gone waits for a successor that cannot be read.
+            self.unpublished_since.get_or_insert_with(Instant::now);
+            self.publish().await;
         }
     }
 
@@ -236,14 +239,9 @@ impl Driver {
         {
             alive = self.on_wake(waiting, tenure);
         }
-        // Who leads an election is known when every candidate is. Until then the last who did goes on: a deletion
-        // that overtakes the reading of a successor would leave nobody.
-        let reading = self.mirror.is_asking() || !tenure.reads.is_empty();
-        if !(self.base.election && reading && alive.is_continue()) {
-            self.publish().await;
-            if std::mem::take(&mut self.whole) {
-                self.tell(Trust::Live, None);
-            }
+        self.publish().await;
+        if std::mem::take(&mut self.whole) {
+            self.tell(Trust::Live, None);
         }
         if self.mirror.needs_listing() {
             let soon = tokio::time::Instant::now() + jitter(FIRST_PAUSE);
@@ -384,6 +382,10 @@ impl Driver {
     /// listing, and nothing of a listing before its end: each service's members are rebuilt once.
     async fn publish(&mut self) {
         let received = self.unpublished_since.take_if(|_| self.mirror.is_listed());
+        if self.view.minds_unread() {
+            let unread: Vec<Place> = self.mirror.unread().collect();
+            self.view.set_unread(unread.iter().map(|place| (place.child.as_deref(), &*place.node)));
+        }
         let mut source = Source::Listing;
         for (told_by, delta) in self.mirror.take_deltas() {
             // What an event told and what a listing found goes out apart.

@@ -35,7 +35,7 @@ pub struct Mirror {
     /// Answers to questions older than this are void.
     floor: u64,
     /// Newest event by path below the base, as long as a question about it may be open or to come.
-    touched: HashMap<Box<str>, u64>,
+    touched: HashMap<Box<str>, Touch>,
     prune_at: usize,
     /// Open questions by `at`.
     open: BTreeMap<u64, usize>,
@@ -49,6 +49,14 @@ pub struct Mirror {
     /// Something may have been missed since the last whole listing.
     doubt: bool,
     counters: Counters,
+}
+
+/// An event of a path.
+#[derive(Debug, Clone, Copy)]
+struct Touch {
+    seq: u64,
+    /// Whether what it told of is yet to be read.
+    unread: bool,
 }
 
 #[derive(Debug)]
@@ -118,22 +126,22 @@ impl Mirror {
                 self.again = true;
             }
             (Spot::Folder(child), EventKind::Created) => {
-                self.touch(&child);
+                self.touch(&child, false);
                 self.tree.ensure_folder(&child);
             }
             (Spot::Folder(child), EventKind::Deleted) => {
-                self.touch(&child);
+                self.touch(&child, false);
                 self.counters.removed_by_event += self.tree.drop_folder(&child);
             }
             (Spot::Node(place), EventKind::Deleted) => {
-                self.touch(&place.below_base());
+                self.touch(&place.below_base(), false);
                 self.wanted.remove(&place);
                 if self.tree.forget(&place) {
                     self.counters.removed_by_event += 1;
                 }
             }
             (Spot::Node(place), _) => {
-                self.touch(&place.below_base());
+                self.touch(&place.below_base(), true);
                 self.want(place);
             }
         }
@@ -173,12 +181,17 @@ impl Mirror {
             return;
         }
         self.tree.told_by(Source::Event);
-        self.again |= answers.is_empty();
+        if answers.is_empty() {
+            self.again = true;
+            self.give_up_reading();
+        }
         for (place, found) in answers {
-            if self.touched_since(&place.below_base(), at) {
+            let below = place.below_base();
+            if self.touched_since(&below, at) {
                 self.counters.stale_replies += 1;
                 continue;
             }
+            self.have_read(&below);
             match found {
                 Found::Data { czxid, mzxid, facts, data } => {
                     self.put(place, czxid, mzxid, facts, data);
@@ -247,6 +260,7 @@ impl Mirror {
                 self.counters.stale_replies += 1;
                 continue;
             }
+            self.have_read(&below);
             let known_before = self.touched.contains_key(below.as_str()) || self.wanted.contains(&place);
             // Servers tell nothing of nodes that we may not read, nor of permissions that change.
             let told = !matches!(found, Found::Refused(RejectReason::Forbidden, _))
@@ -291,9 +305,14 @@ impl Mirror {
         whole
     }
 
-    /// Whether there are nodes to read that were not asked for yet.
-    pub fn is_asking(&self) -> bool {
-        !self.wanted.is_empty()
+    /// Nodes that were created or changed and are yet to be read, as far as that may still come.
+    pub fn unread(&self) -> impl Iterator<Item = Place> {
+        let prefix = if self.base == "/" { "" } else { self.base.as_str() };
+        let unread = self.touched.iter().filter(|(_, touch)| touch.unread);
+        unread.filter_map(move |(below, _)| match self.spot(&format!("{prefix}/{below}")) {
+            Spot::Node(place) => Some(place),
+            Spot::Base | Spot::Folder(_) | Spot::Elsewhere => None,
+        })
     }
 
     /// Whether a listing was whole at some time.
@@ -346,18 +365,29 @@ impl Mirror {
         }
     }
 
-    fn touch(&mut self, below: &str) {
+    fn touch(&mut self, below: &str, unread: bool) {
         self.seq += 1;
         if self.touched.len() >= self.prune_at && self.wanted.is_empty() {
             let oldest = self.open.first_key_value().map_or(u64::MAX, |(at, _)| *at);
-            self.touched.retain(|_, seq| *seq >= oldest);
+            self.touched.retain(|_, touch| touch.seq >= oldest || touch.unread);
             self.prune_at = (self.touched.len() * 2).max(1024);
         }
-        self.touched.insert(below.into(), self.seq);
+        self.touched.insert(below.into(), Touch { seq: self.seq, unread });
     }
 
     fn touched_since(&self, below: &str, at: u64) -> bool {
-        self.touched.get(below).is_some_and(|seq| *seq > at)
+        self.touched.get(below).is_some_and(|touch| touch.seq > at)
+    }
+
+    fn have_read(&mut self, below: &str) {
+        if let Some(touch) = self.touched.get_mut(below) {
+            touch.unread = false;
+        }
+    }
+
+    /// A listing must bring what no answer did.
+    fn give_up_reading(&mut self) {
+        self.touched.values_mut().for_each(|touch| touch.unread = false);
     }
 
     fn void_answers(&mut self) {
@@ -365,6 +395,7 @@ impl Mirror {
         self.floor = self.seq;
         self.open.clear();
         self.listing = None;
+        self.give_up_reading();
     }
 
     fn close(&mut self, at: u64) {
@@ -384,6 +415,7 @@ impl Mirror {
             self.queue.clear();
             self.wanted.clear();
             self.again = true;
+            self.give_up_reading();
         } else if self.wanted.insert(place.clone()) {
             self.queue.push_back(place);
         }
