@@ -63,6 +63,7 @@ fn config(services: Vec<ServicePlan>, routes: Vec<RoutePlan>) -> TableConfig {
         max_headers: 100,
         max_header_size: 65_536,
         max_body: None,
+        max_memory: None,
         idle_timeout: Duration::from_secs(60),
         header_timeout: Duration::from_secs(10),
     };

@@ -126,6 +126,7 @@ fn table(policy: &str) -> TableReader {
         max_headers: 100,
         max_header_size: 65_536,
         max_body: None,
+        max_memory: None,
         idle_timeout: Duration::from_secs(60),
         header_timeout: Duration::from_secs(10),
     };

@@ -110,6 +110,9 @@ pub(super) fn limits(file: &Table<'_>) -> Limits {
         max_body: table.or("max_body", default.max_body, |n| {
             n.size(0..=1 << 50).map(|bytes| (bytes > 0).then_some(bytes))
         }),
+        max_memory: table.or("max_memory", default.max_memory, |n| {
+            n.size(0..=1 << 50).map(|bytes| (bytes > 0).then_some(bytes))
+        }),
         idle_timeout: wait("idle_timeout", default.idle_timeout),
         header_timeout: wait("header_timeout", default.header_timeout),
     }

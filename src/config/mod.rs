@@ -18,6 +18,7 @@ mod gateway;
 mod health;
 mod listeners;
 mod load;
+mod memory;
 mod names;
 mod nearest;
 mod network;

@@ -160,6 +160,8 @@ pub struct Limits {
     pub max_header_size: usize,
     /// Bytes of a request body; `None`: no limit.
     pub max_body: Option<u64>,
+    /// Bytes of memory that the process may take before it turns work away; `None`: no limit.
+    pub max_memory: Option<u64>,
     /// Without a byte in either direction, between requests or within one.
     pub idle_timeout: Duration,
     /// From the first byte of a head to its end.
@@ -173,6 +175,7 @@ impl Default for Limits {
             max_headers: 100,
             max_header_size: 64 << 10,
             max_body: None,
+            max_memory: super::memory::available().map(|bytes| bytes / 4 * 3),
             idle_timeout: Duration::from_secs(60),
             header_timeout: Duration::from_secs(10),
         }

@@ -105,6 +105,7 @@ pub(super) static LIMITS: Section = Section {
         key("max_headers", "integer", Value("100")),
         key("max_header_size", "size", Value("\"64KiB\"")),
         key("max_body", "size", Value("\"0\"")),
+        key("max_memory", "size", Words("three quarters of what there is")),
         key("idle_timeout", "duration", Value("\"60s\"")),
         key("header_timeout", "duration", Value("\"10s\"")),
     ],

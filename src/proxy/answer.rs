@@ -55,6 +55,11 @@ impl Answer {
         self.stream.as_ref().is_some_and(|stream| stream.over().is_some())
     }
 
+    /// Whether the client has to take something before more of it is read.
+    fn must_wait(&self) -> bool {
+        self.call.as_ref().is_some_and(|call| !call.client.http2 && call.client.state.is_stuffed())
+    }
+
     fn ends(&mut self, outcome: Outcome) {
         self.hold(false);
         self.stream = None;
@@ -113,6 +118,13 @@ impl HttpBody for Answer {
         self.hold(false);
         if let Some(leave) = self.stream.as_ref().and_then(StreamGuard::over) {
             return Poll::Ready(Some(self.breaks(leave.into())));
+        }
+        if self.must_wait() {
+            // Whoever waits for the socket polls again when the client has taken something.
+            if let Some(stream) = &self.stream {
+                stream.park(cx);
+            }
+            return Poll::Pending;
         }
         let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
             if self.stream.is_none() {

@@ -71,7 +71,7 @@ pub(super) async fn attempts(
     let context = &client.context;
     let mut tries = Tries::default();
     let repeatable = routed.retry.methods.contains(request.request().method());
-    let replay = replay(&mut request, routed, repeatable);
+    let replay = replay(context, &mut request, routed, repeatable);
     // Its client is not the worse for it where it goes to an instance on trial, and has to go elsewhere.
     routed.trial = repeatable && request.is_bodiless() && routed.retry.attempts > 0;
     let Some(mut lease) = first(call, routed).await? else { return Err(ProxyError::NoInstances) };
@@ -150,7 +150,12 @@ pub(super) async fn attempts(
 }
 
 /// Keeps the body for another attempt, where there may be one that needs it.
-fn replay(request: &mut Outgoing<Body>, routed: &Routed, repeatable: bool) -> Option<Replay> {
+fn replay(
+    context: &ProxyContext,
+    request: &mut Outgoing<Body>,
+    routed: &Routed,
+    repeatable: bool,
+) -> Option<Replay> {
     // An HTTP/2 stream that is refused gives back what is small by itself.
     let refusable =
         routed.protocol == Protocol::H2 && routed.retry.buffer > crate::model::RetrySpec::DEFAULT_BUFFER;
@@ -161,7 +166,8 @@ fn replay(request: &mut Outgoing<Body>, routed: &Routed, repeatable: bool) -> Op
     if request.request().body().size_hint().lower() > limit as u64 {
         return None;
     }
-    let replay = Replay::new(std::mem::take(request.request_mut().body_mut()), limit);
+    let body = std::mem::take(request.request_mut().body_mut());
+    let replay = Replay::new(body, limit, &context.replays);
     request.set_body(replay.copy()?);
     Some(replay)
 }

@@ -11,6 +11,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use super::conn::ConnState;
+use super::memory::{FEW, PATIENCE, Pressure};
 use crate::table::{Endpoint, Reason};
 
 /// How often a worker ticks, and by how much a deadline may be late.
@@ -23,6 +24,10 @@ pub(super) struct Clock {
     connections: RefCell<Slots<Rc<ConnState>>>,
     alarms: RefCell<Slots<(Instant, Waker)>>,
     watches: RefCell<Slots<Waiting>>,
+    /// As of the last tick.
+    pressure: Cell<Pressure>,
+    /// Requests under way.
+    requests: Cell<usize>,
 }
 
 /// A request that waits for the head of an answer.
@@ -52,6 +57,8 @@ impl Clock {
             connections: RefCell::default(),
             alarms: RefCell::default(),
             watches: RefCell::default(),
+            pressure: Cell::default(),
+            requests: Cell::default(),
         })
     }
 
@@ -77,6 +84,48 @@ impl Clock {
                 waiting.waker.wake_by_ref();
             }
         }
+    }
+
+    /// Takes down how short memory is.
+    pub(super) fn set_pressure(&self, pressure: Pressure) {
+        self.pressure.set(pressure);
+    }
+
+    /// How short memory is; never so for the last few requests.
+    pub(super) fn pressure(&self) -> Pressure {
+        if self.requests.get() < FEW { Pressure::None } else { self.pressure.get() }
+    }
+
+    /// One request more is under way on this worker.
+    pub(super) fn request_begins(&self) {
+        self.requests.set(self.requests.get() + 1);
+    }
+
+    /// One fewer is.
+    pub(super) fn request_ends(&self) {
+        self.requests.set(self.requests.get().saturating_sub(1));
+    }
+
+    /// While memory is short: cuts a quarter of those who have not taken what is held for them for some time, at the limit
+    /// for any, the longest stuck first; where there are none, at the limit, of those from whom nothing more is read, the
+    /// latest first. Returns how many.
+    pub(super) fn cut_stuck(&self, now: Instant) -> usize {
+        let (patience, full) = match self.pressure() {
+            Pressure::None => return 0,
+            Pressure::High => (PATIENCE, false),
+            Pressure::Full => (Duration::ZERO, true),
+        };
+        let connections = self.connections.borrow();
+        let stuck = connections.iter().filter_map(|state| Some((state.stuck_since()?, state)));
+        let mut stuck: Vec<_> = stuck.filter(|(since, _)| now >= *since + patience).collect();
+        stuck.sort_by_key(|(since, _)| *since);
+        if stuck.is_empty() && full {
+            stuck = connections.iter().filter_map(|state| Some((state.choked_since()?, state))).collect();
+            stuck.sort_by_key(|(since, _)| std::cmp::Reverse(*since));
+        }
+        let count = stuck.len().div_ceil(4);
+        stuck.iter().take(count).for_each(|(_, state)| state.is_too_much());
+        count
     }
 
     /// Since when the worker drains.

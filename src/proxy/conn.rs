@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::clock::Clock;
 use super::error::Fault;
 use super::io::Leftover;
+use super::memory::Pressure;
 
 /// A client that sends or takes less is cut, once we have waited for it this long.
 const DRIP_AFTER: Duration = Duration::from_secs(10);
@@ -31,6 +32,8 @@ pub(super) enum Verdict {
     Idle,
     /// Bytes come or go too slowly while we wait for the client.
     Drip,
+    /// Memory is short, and what is held for this client is too much.
+    Memory,
 }
 
 /// Where the reader of an HTTP/1 connection stands.
@@ -109,6 +112,8 @@ pub(super) struct ConnState {
     unwatched: Cell<bool>,
     /// For so many ticks that has been the case; from the second on the client is watched.
     overlooked: Cell<u8>,
+    /// Memory is short, so that nothing is read from the client.
+    choked: Cell<bool>,
     /// What hyper's connection held when it was dropped.
     pub(super) leftover: RefCell<Option<Leftover>>,
 }
@@ -188,6 +193,7 @@ impl ConnState {
             unsent: Cell::new(false),
             unwatched: Cell::new(false),
             overlooked: Cell::new(0),
+            choked: Cell::new(false),
             leftover: RefCell::new(None),
         })
     }
@@ -305,6 +311,36 @@ impl ConnState {
             && self.now().saturating_duration_since(self.last_byte.get()) >= REST_AFTER
     }
 
+    /// Whether a read from the client, of a body or of streams, has to wait because memory is short. Who takes no more of
+    /// an answer over HTTP/2 is listened to: it may make room.
+    pub(super) fn is_choked(&self) -> bool {
+        let choked = self.clock.pressure() == Pressure::Full && self.held.get() == 0;
+        self.choked.set(choked);
+        choked
+    }
+
+    /// Whether no more of an answer is to be taken in: memory is short, and the client has not taken what there is.
+    pub(super) fn is_stuffed(&self) -> bool {
+        self.unsent.get() && self.clock.pressure() == Pressure::Full
+    }
+
+    /// Since when the client has not taken what is held for it.
+    pub(super) fn stuck_since(&self) -> Option<Instant> {
+        let held = (self.held.get() > 0).then(|| self.held_since.get());
+        self.download.since.get().or(held).filter(|_| self.verdict.get().is_none())
+    }
+
+    /// Since when nothing has moved for a client under whose request reading has stopped.
+    pub(super) fn choked_since(&self) -> Option<Instant> {
+        let choked = self.choked.get() && self.open.get() > 0 && self.verdict.get().is_none();
+        choked.then(|| self.last_byte.get())
+    }
+
+    /// Memory is short, and it has to go.
+    pub(super) fn is_too_much(&self) {
+        self.condemn(Verdict::Memory);
+    }
+
     /// Whether the head that is being read took too long.
     pub(super) fn head_is_late(&self) -> bool {
         self.head_late.get()
@@ -344,6 +380,7 @@ impl ConnState {
     }
 
     pub(super) fn request_begins(&self) {
+        self.clock.request_begins();
         self.open.set(self.open.get() + 1);
         self.waiting.set(self.waiting.get() + 1);
     }
@@ -354,6 +391,7 @@ impl ConnState {
     }
 
     pub(super) fn request_ends(&self) {
+        self.clock.request_ends();
         self.open.set(self.open.get().saturating_sub(1));
         self.download.reset();
         self.last_byte.set(self.now());
@@ -394,7 +432,8 @@ impl ConnState {
                 self.wake();
             }
         }
-        if self.may_rest() {
+        if self.may_rest() || self.choked.get() && self.clock.pressure() != Pressure::Full {
+            self.choked.set(false);
             self.wake();
         }
         let open = self.open.get() > 0;

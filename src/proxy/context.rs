@@ -18,8 +18,10 @@ use super::body::Body;
 use super::clock::Clock;
 use super::filter::{Chain, Filters};
 use super::headers::{IdBlock, Via, request_id};
+use super::memory::{Memory, MemorySource, Pressure, SETTLES};
 use super::probe::Prober;
 use super::queue::Lines;
+use super::replay::Replays;
 use super::silence::{SUSPICIOUS, Suspects};
 use super::streams::{PlacedBy, StreamGuard, Streams};
 use crate::config::plan::{ListenerKind, ListenerPlan};
@@ -37,13 +39,16 @@ pub struct Shared {
     token: Arc<str>,
     connections: Arc<AtomicUsize>,
     resting: Arc<AtomicUsize>,
+    memory: Arc<Memory>,
 }
 
 impl Shared {
     /// For one gateway. The token that tells its `via` from other gateways' is drawn here.
     pub fn new(reader: TableReader, metrics: Arc<Metrics>, filters: Filters) -> Self {
         let token = format!("{:016x}", fastrand::u64(..)).into();
-        Self { reader, metrics, filters, token, connections: Arc::default(), resting: Arc::default() }
+        let memory = Arc::new(Memory::default());
+        metrics.add_live(Box::new(MemorySource(Arc::clone(&memory))));
+        Self { reader, metrics, filters, token, connections: Arc::default(), resting: Arc::default(), memory }
     }
 
     /// Client connections open now, over all workers and listeners.
@@ -78,6 +83,10 @@ pub struct ProxyContext {
     series: RefCell<HashMap<SeriesKey, SeriesEntry, BuildHasherDefault<PlaceHasher>>>,
     connects: RefCell<HashMap<ServiceName, SecondsSeries>>,
     pub(super) chain: Option<Chain>,
+    /// Bodies that are kept for another attempt.
+    pub(super) replays: Replays,
+    /// When clients were last cut for what they hold.
+    relieved: Cell<Option<Instant>>,
     /// Requests that wait for a slot of a limited service.
     pub(super) lines: Lines,
 }
@@ -193,6 +202,8 @@ impl ProxyContext {
             series: RefCell::default(),
             connects: RefCell::default(),
             chain: Chain::new(&shared.filters),
+            replays: Replays::default(),
+            relieved: Cell::default(),
             lines: Lines::default(),
             shared,
         }
@@ -226,6 +237,7 @@ impl ProxyContext {
     pub fn tick(&self) {
         let now = Instant::now();
         self.clock.tick(now);
+        self.look_for_memory(now);
         self.access_log.flush();
         self.transport.tick(now);
         self.tidy();
@@ -238,6 +250,25 @@ impl ProxyContext {
             // Names come and go with generations: what is still in use comes back at once.
             self.series.borrow_mut().clear();
             self.connects.borrow_mut().clear();
+        }
+    }
+
+    /// Holds the process's memory against its limit, and at the limit frees some.
+    fn look_for_memory(&self, now: Instant) {
+        let limit = self.with_table(|table, _| table.settings().limits.max_memory);
+        let pressure = self.shared.memory.look(limit);
+        self.clock.set_pressure(pressure);
+        if pressure == Pressure::None {
+            return;
+        }
+        self.released();
+        if self.clock.pressure() == Pressure::Full {
+            self.metrics().shed_for_memory("body", self.replays.give_up());
+        }
+        let relieved = self.relieved.get();
+        if relieved.is_none_or(|at| now.saturating_duration_since(at) >= SETTLES) {
+            self.relieved.set(Some(now));
+            self.metrics().shed_for_memory("client", self.clock.cut_stuck(now));
         }
     }
 

@@ -50,6 +50,9 @@ pub enum ProxyError {
     /// A cap is reached.
     #[error("the gateway is at its limit")]
     Overloaded,
+    /// Memory is short.
+    #[error("the gateway is at its limit of memory")]
+    MemoryShort,
     /// The route's barrier stands, and did not go in time; or it holds back as many requests as it may.
     #[error("the route is held back by its barrier")]
     HeldBack,
@@ -101,7 +104,7 @@ impl ProxyError {
             Self::UpstreamReset(_) => "upstream_reset",
             Self::UpstreamProtocol(_) => "upstream_protocol",
             Self::UpstreamTimeout => "upstream_timeout",
-            Self::Overloaded | Self::HeldBack => "overloaded",
+            Self::Overloaded | Self::MemoryShort | Self::HeldBack => "overloaded",
             Self::RateLimited => "rate_limited",
             Self::RequestTimeout => "request_timeout",
             Self::BodyTooLarge => "body_too_large",
@@ -122,6 +125,7 @@ impl ProxyError {
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::NoInstances
             | Self::Overloaded
+            | Self::MemoryShort
             | Self::HeldBack
             | Self::InstanceRemoved
             | Self::KeyMoved
@@ -154,6 +158,7 @@ impl ProxyError {
             | Self::UpstreamReset(_)
             | Self::UpstreamProtocol(_)
             | Self::Overloaded
+            | Self::MemoryShort
             | Self::HeldBack
             | Self::RequestTimeout
             | Self::UriTooLong
@@ -183,6 +188,7 @@ impl ProxyError {
             | Self::UpstreamProtocol(_)
             | Self::UpstreamTimeout => Blame::Upstream,
             Self::Overloaded
+            | Self::MemoryShort
             | Self::HeldBack
             | Self::InstanceRemoved
             | Self::KeyMoved
@@ -199,7 +205,8 @@ impl ProxyError {
             | Self::RequestTimeout
             | Self::BodyTooLarge
             | Self::UriTooLong
-            | Self::HeadersTooLarge => true,
+            | Self::HeadersTooLarge
+            | Self::MemoryShort => true,
             Self::NoRoute
             | Self::NoInstances
             | Self::ConnectFailed(_)

@@ -335,6 +335,9 @@ impl Io {
             if self.state.may_look_later() && self.stream().is_fresh() {
                 return Poll::Pending;
             }
+            if matches!(self.mode, Mode::Body(_) | Mode::Frames(_)) && self.state.is_choked() {
+                return Poll::Pending;
+            }
             let before = buf.filled().len();
             match self.stream().poll_read(cx, buf) {
                 Poll::Pending => {

@@ -22,6 +22,7 @@ use super::error::Fault;
 use super::headers::Peer;
 use super::http2;
 use super::io::{self, Io, Leftover, Opening, Protocol};
+use super::memory::Pressure;
 use super::socket::Socket;
 use super::stack;
 use super::tcp;
@@ -71,13 +72,22 @@ pub fn serve(
 ) -> Serving {
     let socket = Socket::new(stream);
     let settings = context.with_table(|table, _| Arc::clone(table.settings()));
-    let Some(open) = context.open_connection(settings.limits.max_connections) else {
-        context.metrics().connection_refused(listener.name(), "max_connections");
-        return Serving {
-            stage: Stage::Ending(Box::pin(refuse(socket, listener, context))),
-            http: None,
-            _counted: None,
-        };
+    let place = if context.clock.pressure() == Pressure::None {
+        context.open_connection(settings.limits.max_connections).ok_or("max_connections")
+    } else {
+        context.metrics().shed_for_memory("connection", 1);
+        Err("memory")
+    };
+    let open = match place {
+        Ok(open) => open,
+        Err(reason) => {
+            context.metrics().connection_refused(listener.name(), reason);
+            return Serving {
+                stage: Stage::Ending(Box::pin(refuse(socket, listener, context))),
+                http: None,
+                _counted: None,
+            };
+        }
     };
     let counted = Some(Counted::new(open, &listener));
     match listener.kind() {

@@ -27,6 +27,7 @@ mod hold;
 mod http2;
 mod io;
 mod listener;
+mod memory;
 mod probe;
 mod queue;
 mod replay;

@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -11,9 +11,32 @@ use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 
 use super::body::{Body, BoxError};
+use super::clock::Slots;
 
 /// The attempts' common hold on a body.
-pub(super) struct Replay(Rc<RefCell<Kept>>);
+pub(super) struct Replay {
+    kept: Rc<RefCell<Kept>>,
+    all: Replays,
+    key: usize,
+}
+
+/// All of a worker.
+#[derive(Clone, Default)]
+pub(super) struct Replays(Rc<RefCell<Slots<Weak<RefCell<Kept>>>>>);
+
+impl Replays {
+    /// Gives up what is kept and has been read by who reads it now: those requests have one attempt fewer. Returns how many.
+    pub(super) fn give_up(&self) -> usize {
+        let all = self.0.borrow();
+        all.iter().filter_map(Weak::upgrade).filter(|kept| kept.borrow_mut().give_up()).count()
+    }
+}
+
+impl Drop for Replay {
+    fn drop(&mut self) {
+        self.all.0.borrow_mut().remove(self.key);
+    }
+}
 
 /// The body as one attempt reads it.
 pub(super) struct Copy {
@@ -30,6 +53,8 @@ struct Kept {
     count: usize,
     bytes: usize,
     limit: usize,
+    /// Frames that the last copy has given.
+    given: usize,
     /// Frames are still kept.
     open: bool,
 }
@@ -65,24 +90,29 @@ impl Piece {
 
 impl Replay {
     /// Takes a body over, to keep up to `limit` bytes of it.
-    pub(super) fn new(source: Body, limit: usize) -> Self {
-        let kept = Kept { source, frames: Vec::new(), count: 0, bytes: 0, limit, open: true };
-        Self(Rc::new(RefCell::new(kept)))
+    pub(super) fn new(source: Body, limit: usize, all: &Replays) -> Self {
+        let kept = Kept { source, frames: Vec::new(), count: 0, bytes: 0, limit, given: 0, open: true };
+        let kept = Rc::new(RefCell::new(kept));
+        let key = all.0.borrow_mut().insert(Rc::downgrade(&kept));
+        Self { kept, all: all.clone(), key }
     }
 
     /// The whole body: `None` where the beginning of it is gone.
     pub(super) fn copy(&self) -> Option<Body> {
-        self.is_whole().then(|| Body::copy(Copy { kept: Rc::clone(&self.0), at: 0 }))
+        self.is_whole().then(|| {
+            self.kept.borrow_mut().given = 0;
+            Body::copy(Copy { kept: Rc::clone(&self.kept), at: 0 })
+        })
     }
 
     /// Whether all of it can be sent once more.
     pub(super) fn is_whole(&self) -> bool {
-        self.0.borrow().open
+        self.kept.borrow().open
     }
 
     /// Nobody will send it again: what was kept goes as soon as the attempt that is running has read it.
     pub(super) fn forget(&self) {
-        let kept = &mut *self.0.borrow_mut();
+        let kept = &mut *self.kept.borrow_mut();
         kept.open = false;
     }
 }
@@ -97,6 +127,16 @@ impl Kept {
             None => {}
         }
         Poll::Ready(polled)
+    }
+
+    /// False where it has nothing to give, or an attempt has yet to read it.
+    fn give_up(&mut self) -> bool {
+        let idle = self.open && self.bytes > 0 && self.given == self.count;
+        if idle {
+            self.open = false;
+            self.frames = Vec::new();
+        }
+        idle
     }
 
     fn keep(&mut self, frame: &Frame<Bytes>) {
@@ -127,10 +167,12 @@ impl Copy {
                 return Poll::Ready(Some(Err("the body went to another attempt".into())));
             };
             self.at += 1;
+            kept.given = self.at;
             return Poll::Ready(Some(Ok(piece.frame())));
         }
         let polled = ready!(kept.poll(cx));
         self.at = kept.count;
+        kept.given = self.at;
         Poll::Ready(polled)
     }
 
@@ -185,7 +227,7 @@ mod tests {
     }
 
     fn replay(frames: Vec<Option<Result<Frame<Bytes>, BoxError>>>, limit: usize) -> Replay {
-        Replay::new(Body::boxed(Fed(frames.into())), limit)
+        Replay::new(Body::boxed(Fed(frames.into())), limit, &Replays::default())
     }
 
     /// What a copy gives until it waits, ends or fails.
@@ -225,7 +267,7 @@ mod tests {
         let mut first = replay.copy().unwrap();
         assert_eq!(read(&mut first), "abcdefghi.", "the attempt that has it gets it all");
         assert!(!replay.is_whole() && replay.copy().is_none());
-        assert_eq!(replay.0.borrow().frames.len(), 0);
+        assert_eq!(replay.kept.borrow().frames.len(), 0);
     }
 
     #[test]
@@ -241,6 +283,25 @@ mod tests {
     }
 
     #[test]
+    fn what_is_given_up_is_freed_but_not_under_who_has_yet_to_read_it() {
+        let all = Replays::default();
+        let fed = vec![data("abc"), None, data("def"), None];
+        let replay = Replay::new(Body::boxed(Fed(fed.into())), 100, &all);
+        assert_eq!(all.give_up(), 0, "nothing is kept yet");
+        let mut first = replay.copy().unwrap();
+        assert_eq!(read(&mut first), "abc…");
+        drop(first);
+        let mut second = replay.copy().unwrap();
+        assert_eq!(all.give_up(), 0, "the second has it to read");
+        assert_eq!(read(&mut second), "abcdef…");
+        assert_eq!((all.give_up(), all.give_up()), (1, 0));
+        assert!(replay.copy().is_none() && replay.kept.borrow().frames.is_empty());
+        assert_eq!(read(&mut second), ".", "who has read it goes on");
+        drop((second, replay));
+        assert_eq!(all.0.borrow().iter().count(), 0);
+    }
+
+    #[test]
     fn a_body_that_failed_is_not_sent_again() {
         let replay = replay(vec![data("abc"), Some(Err("gone".into()))], 100);
         assert_eq!(read(&mut replay.copy().unwrap()), "abc!");
@@ -249,7 +310,7 @@ mod tests {
 
     #[test]
     fn the_length_is_of_what_an_attempt_has_still_to_read() {
-        let replay = Replay::new(Body::full("hello"), 100);
+        let replay = Replay::new(Body::full("hello"), 100, &Replays::default());
         let mut first = replay.copy().unwrap();
         assert_eq!(first.size_hint().exact(), Some(5));
         assert_eq!(read(&mut first), "hello.");

@@ -173,6 +173,7 @@ mod tests {
             max_headers: 100,
             max_header_size: 65536,
             max_body: Some(10),
+            max_memory: None,
             idle_timeout: Duration::from_secs(1),
             header_timeout: Duration::from_secs(1),
         }

@@ -23,6 +23,7 @@ use super::forward::forward;
 use super::grpc::is_grpc;
 use super::headers::has_token;
 use super::listener::Client;
+use super::memory::Pressure;
 use super::request::check;
 use super::respond::{self, Manner};
 use crate::transport::Outgoing;
@@ -72,6 +73,11 @@ fn begin(
     if let Some(fault) = client.refused_head() {
         call.is_no_request();
         return Err(Box::new(refuse(call, &fault.into(), true)));
+    }
+    // It counts itself.
+    if client.context.clock.pressure() != Pressure::None {
+        client.context.metrics().shed_for_memory("request", 1);
+        return Err(Box::new(refuse(call, &ProxyError::MemoryShort, false)));
     }
     match admit(client, &mut call, request) {
         Ok(length) => {

@@ -30,6 +30,7 @@ impl Settings {
             max_headers: 0,
             max_header_size: 0,
             max_body: None,
+            max_memory: None,
             idle_timeout: Duration::ZERO,
             header_timeout: Duration::ZERO,
         };

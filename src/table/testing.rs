@@ -90,6 +90,7 @@ pub(crate) fn config(services: Vec<ServicePlan>, routes: Vec<RoutePlan>) -> Tabl
         max_headers: 1,
         max_header_size: 1,
         max_body: None,
+        max_memory: None,
         idle_timeout: Duration::from_secs(1),
         header_timeout: Duration::from_secs(1),
     };

@@ -90,6 +90,14 @@ impl LiveSink {
         self.gauge("zoogate_barrier_held_requests", help, &labels, requests as f64);
     }
 
+    /// `zoogate_memory_limit_bytes` and `zoogate_memory_pressure`.
+    pub fn memory(&mut self, limit: u64, level: u8) {
+        let help = "Memory that the process may take before it turns work away; 0: any.";
+        self.gauge("zoogate_memory_limit_bytes", help, &[], limit as f64);
+        let help = "0 while memory suffices, 1 while most new requests are turned away, 2 at the limit.";
+        self.gauge("zoogate_memory_pressure", help, &[], f64::from(level));
+    }
+
     /// `zoogate_worker_connections{worker}`.
     pub fn worker_connections(&mut self, worker: usize, count: usize) {
         let worker = worker.to_string();

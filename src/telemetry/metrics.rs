@@ -38,6 +38,7 @@ pub struct Metrics {
     accepted: IntCounterVec,
     refused: IntCounterVec,
     dropped_lines: IntGaugeVec,
+    memory_shed: IntCounterVec,
     panics: IntCounter,
     generation: IntGauge,
 }
@@ -136,12 +137,21 @@ impl Metrics {
                 "Log lines lost since the start because their writer stalled.",
                 &["log"],
             ),
+            memory_shed: make.counters(
+                "zoogate_memory_shed_total",
+                "What was turned away or given up because memory was short.",
+                &["what"],
+            ),
             panics: make.counter("zoogate_panics_total", "Panics caught; each cost one request."),
             generation: make.gauge("zoogate_table_generation", "Generation of the routing table in use."),
             live: Mutex::new(Vec::new()),
             registry: registry.clone(),
         };
         make.register(ProcessCollector::for_self());
+        for what in ["request", "connection", "client", "body"] {
+            // There from the start, so that its first step is seen as one.
+            let _ = metrics.memory_shed.with_label_values(&[what]);
+        }
         Arc::new(metrics)
     }
 
@@ -251,6 +261,12 @@ impl Metrics {
     /// Tells how many lines of a log (`access`, `log`) were dropped since the start.
     pub fn dropped_lines(&self, log: &'static str, count: u64) {
         self.dropped_lines.with_label_values(&[log]).set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Counts what a shortage of memory cost: a `request` or `connection` turned away, a `client` cut that did not take its
+    /// answer, a `body` no longer kept for a retry.
+    pub fn shed_for_memory(&self, what: &'static str, count: usize) {
+        self.memory_shed.with_label_values(&[what]).inc_by(count as u64);
     }
 
     /// Counts a panic that cost one request.

@@ -86,6 +86,7 @@ fn every_error_code_is_documented_with_its_statuses() {
         E::UpstreamProtocol(String::new()),
         E::UpstreamTimeout,
         E::Overloaded,
+        E::MemoryShort,
         E::HeldBack,
         E::RateLimited,
         E::RequestTimeout,
@@ -110,6 +111,7 @@ fn every_error_code_is_documented_with_its_statuses() {
             | E::UpstreamProtocol(_) => {}
             E::UpstreamTimeout
             | E::Overloaded
+            | E::MemoryShort
             | E::HeldBack
             | E::RateLimited
             | E::RequestTimeout

@@ -39,6 +39,7 @@ mod histories;
 mod kvstore;
 mod kvstore_gateway;
 mod lifecycle;
+mod memory;
 mod observability;
 mod primaries;
 mod recipes;

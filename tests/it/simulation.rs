@@ -160,6 +160,7 @@ impl World {
             max_headers: 1,
             max_header_size: 1,
             max_body: None,
+            max_memory: None,
             idle_timeout: Duration::ZERO,
             header_timeout: Duration::ZERO,
         };

@@ -47,6 +47,7 @@ impl Default for Setup {
             max_headers: 100,
             max_header_size: 64 * 1024,
             max_body: None,
+            max_memory: None,
             idle_timeout: Duration::from_secs(60),
             header_timeout: Duration::from_secs(10),
         };
