@@ -10,7 +10,9 @@
 //! | --- | --- |
 //! | SIGKILL to one of three, again and again, while it stays registered | `kill.rs` |
 //! | one of three stopped, or behind a network that resets, half-closes, stalls, drips | `network.rs` |
-//! | the ensemble down, without a quorum, leaders killed | `ensemble.rs` |
+//! | all three restarted one after the other, with GET, POST and gRPC | `restart.rs` |
+//! | no ensemble for a minute, an instance killed meanwhile | `outage.rs` |
+//! | faults of the ensemble by chance, with registrations that come and go; leaders killed | `ensemble.rs` |
 //! | half of the instances vanish, or all, with the guard and without | `vanish_guard.rs` |
 //! | reloads by the hundred beside a registry that flaps | `reload_storm.rs` |
 //! | one process after another on the same sockets, with streams open | `swap.rs` |
@@ -18,11 +20,15 @@
 
 mod ensemble;
 mod kill;
+mod killed;
 mod network;
+mod outage;
 mod overload;
 mod reload_storm;
+mod restart;
 mod swap;
 mod vanish_guard;
+mod world;
 
 /// Whether runs are to be as long as their rows ask for.
 fn long() -> bool {

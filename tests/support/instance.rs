@@ -7,9 +7,11 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
+
+use super::wait::wait_for;
 
 /// Bodies up to this are kept as they are; of longer ones the beginning.
 const KEPT: usize = 1 << 20;
@@ -75,6 +77,8 @@ struct Shared {
     dead: AtomicBool,
     seen: Mutex<Vec<Seen>>,
     open: Mutex<Vec<TcpStream>>,
+    /// Connections that are being served.
+    served: AtomicUsize,
     delay: Mutex<Duration>,
     held: (Mutex<bool>, Condvar),
     /// Where requests are written down as well, for when this process is killed.
@@ -122,6 +126,14 @@ impl Instance {
 
     pub fn count(&self) -> usize {
         self.shared.seen.lock().unwrap().len()
+    }
+
+    /// Stops in order: once nobody is connected any more. Who asks it must have been told that it goes.
+    pub fn leave(&self) {
+        wait_for("the clients of an instance to leave", || {
+            (self.shared.served.load(Ordering::SeqCst) == 0).then_some(())
+        });
+        self.kill();
     }
 
     /// Dies like a killed process: the port refuses, connections are cut.
@@ -176,11 +188,13 @@ fn accept(listener: &TcpListener, name: &str, shared: &Arc<Shared>) {
             open.push(stream.try_clone().unwrap());
         }
         let (name, shared) = (name.to_owned(), Arc::clone(shared));
+        shared.served.fetch_add(1, Ordering::SeqCst);
         std::thread::spawn(move || {
             let mut reader = BufReader::with_capacity(64 * 1024, stream.try_clone().unwrap());
             while serve(&mut reader, &stream, &name, &shared).is_some() {}
             // The clone that is kept for the kill holds the descriptor open.
             let _ = stream.shutdown(Shutdown::Both);
+            shared.served.fetch_sub(1, Ordering::SeqCst);
         });
     }
 }

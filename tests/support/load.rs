@@ -138,7 +138,10 @@ fn ask(gateway: SocketAddr, thread: usize, clients: Clients, stop: &AtomicBool) 
 /// Holds what was sent against what was seen: every 2xx was served by the instance that it names, with its own body, and
 /// is the answer to that very request. A POST was at one instance, or where it failed at most at one; a GET was at no more
 /// than its attempts.
-pub fn check<'w, W: Witness + 'w>(sent: &[Sent], witnesses: impl IntoIterator<Item = &'w W>) -> History {
+pub fn check<'w, W: Witness + ?Sized + 'w>(
+    sent: &[Sent],
+    witnesses: impl IntoIterator<Item = &'w W>,
+) -> History {
     let mut seen: HashMap<String, Vec<Served>> = HashMap::new();
     for witness in witnesses {
         for Request { id, body } in witness.requests() {

@@ -66,6 +66,12 @@ impl Script {
         self.line()
     }
 
+    /// Ends its input, and returns what it says then.
+    pub fn finish(&mut self) -> String {
+        drop(self.input.take());
+        self.line()
+    }
+
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
