@@ -70,11 +70,22 @@ impl Stream {
         let upstream = table.upstream(self.service.as_str())?;
         let window = upstream.spec().defaults.rehome?;
         let home = upstream.home(*choice, key)?;
-        if home.is_same(then) || home.is_same(&self.endpoint) {
+        if is_same_place(home, then) || is_same_place(home, &self.endpoint) {
             return None;
         }
         // Whoever reconnects must get there.
         upstream.owner(*choice, key, now).filter(|owner| owner.is_same(home)).map(|_| window)
+    }
+
+    /// Whether its instance is not in the table, neither as it was nor registered anew.
+    ///
+    /// A server whose session expired while it was well is registered again, at its address: whoever still has a
+    /// connection to it loses nothing by staying.
+    fn is_homeless(&self, table: &RoutingTable) -> bool {
+        self.endpoint.is_removed()
+            && table.upstream(self.service.as_str()).is_none_or(|upstream| {
+                !upstream.endpoints().iter().any(|endpoint| is_same_place(endpoint, &self.endpoint))
+            })
     }
 
     fn limit(&self, table: &RoutingTable) -> Duration {
@@ -84,13 +95,18 @@ impl Stream {
 
     /// When, and why, it has to go, as the table is now.
     fn judge(&self, table: &RoutingTable, now: Instant, rng: &mut fastrand::Rng) -> Option<(Instant, Leave)> {
-        if self.endpoint.is_removed() {
+        if self.is_homeless(table) {
             let limit = self.limit(table);
             let spread = (limit / SPREAD_PART).min(SPREAD);
             return Some((now + limit + within(spread, rng), Leave::Removed));
         }
         self.moved(table, now).map(|window| (now + within(window, rng), Leave::Moved))
     }
+}
+
+/// Whether both are one registration, or one address after the other.
+fn is_same_place(one: &Endpoint, other: &Endpoint) -> bool {
+    one.is_same(other) || one.address == other.address && one.target.protocol == other.target.protocol
 }
 
 fn within(span: Duration, rng: &mut fastrand::Rng) -> Duration {
@@ -149,8 +165,8 @@ impl Streams {
             let at = self.cursor.get() % slots.len().max(1);
             self.cursor.set(at + 1);
             let Some(stream) = slots.get(at) else { continue };
-            // A removal is for good; a key may move back, or its instance be removed as well.
-            if !matches!(stream.due.get(), Some((_, Leave::Removed | Leave::Stopping))) {
+            // An instance may be registered anew, a key move back, or its instance be removed as well.
+            if !matches!(stream.due.get(), Some((_, Leave::Stopping))) {
                 let judged = stream.judge(table, now, rng);
                 let kept = stream.due.get().filter(|due| judged.is_some_and(|judged| judged.1 == due.1));
                 self.set_due(stream, kept.or(judged));
@@ -333,6 +349,25 @@ mod tests {
         assert!(streams.iter().all(|(_, stream)| stream.over() == Some(Leave::Removed)));
         drop(streams);
         assert_eq!((world.streams.due.get(), world.streams.slots.borrow().iter().count()), (0, 0));
+    }
+
+    #[test]
+    fn streams_of_an_instance_that_is_registered_anew_stay_and_others_go() {
+        let mut world = World::new(2, None);
+        let streams = world.open_all(100);
+        let of = |id: &str, world: &World| streams.iter().filter(|(key, _)| world.owner(key) == id).count();
+        let (here, there) = (of("n1", &world), of("n2", &world));
+        assert!(here > 20 && there > 20);
+        world.members([]);
+        assert_eq!(world.streams.due.get(), 100);
+        world.tick(LIMIT / 2, false);
+        world.members([1]);
+        assert_eq!(world.streams.due.get(), there, "one of them is back at its address");
+        world.tick(LIMIT * 2, true);
+        assert_eq!(over(&streams), there);
+        world.members([]);
+        world.tick(LIMIT * 2, false);
+        assert_eq!(over(&streams), 100, "and it may go again");
     }
 
     #[test]
