@@ -10,7 +10,7 @@ from pathlib import Path
 
 NAMES = ("a", "b", "c")
 # All of 127/8 is this machine, so that each instance has an address by which a rule of the kernel can tell it from the others.
-HOSTS = {name: f"127.0.0.{11 + at}" for at, name in enumerate(NAMES)}
+HOSTS = {name: f"127.0.0.{11 + at}" for at, name in enumerate("abcdef")}
 
 
 def module(name, *arguments, **options):
@@ -62,19 +62,16 @@ def end(process, gently=False):
 class Fleet:
     """`addresses` is where the instances listen; `public` is what they are known by, which a wire may lie behind."""
 
-    def __init__(self, folder, names=NAMES, status=200, rpc=False):
-        self.folder, self.names, self.status, self.processes = folder, names, status, {}
-        self.addresses = {name: (host, free_port(host)) for name, host in self.hosts(names).items()}
-        self.rpc = {name: (host, free_port(host)) for name, host in self.hosts(names).items()} if rpc else {}
+    def __init__(self, folder, names=NAMES, status=200, rpc=False, zookeeper=None):
+        self.folder, self.names, self.status, self.zookeeper = folder, names, status, zookeeper
+        self.processes, self.unregistered = {}, set()
+        self.addresses = {name: (host, free_port(host)) for name, host in HOSTS.items() if name in names}
+        self.rpc = {name: (host, free_port(host)) for name, (host, _) in self.addresses.items()} if rpc else {}
         self.public = dict(self.addresses)
         for name in names:
             self.start(name, wait=False)
         for name in names:
             self.ready(name)
-
-    @staticmethod
-    def hosts(names):
-        return {name: HOSTS.get(name, "127.0.0.20") for name in names}
 
     def records(self, name):
         return self.folder / f"{name}.records"
@@ -84,6 +81,8 @@ class Fleet:
         arguments = [name, host, port, self.records(name), "--status", self.status]
         if self.rpc:
             arguments += ["--rpc", self.rpc[name][1]]
+        if self.zookeeper and name not in self.unregistered:
+            arguments += ["--zookeeper", self.zookeeper]
         self.processes[name] = module("instance", *arguments)
         if wait:
             self.ready(name)
@@ -92,6 +91,12 @@ class Fleet:
         await_port(self.addresses[name], self.processes[name])
         if self.rpc:
             await_port(self.rpc[name], self.processes[name])
+
+    def add(self, name):
+        """One more, which registers nowhere."""
+        self.addresses[name] = (HOSTS[name], free_port(HOSTS[name]))
+        self.unregistered.add(name)
+        self.start(name)
 
     def move(self, name):
         """Its next start is at another port, as it would be in a container."""

@@ -77,16 +77,25 @@ def main():
     parser.add_argument("records")
     parser.add_argument("--status", type=int, default=200)
     parser.add_argument("--rpc", type=int, help="a port for gRPC")
+    parser.add_argument("--zookeeper", help="an ensemble to register in, with a session of --session seconds")
+    parser.add_argument("--session", type=float, default=30)
     options = parser.parse_args()
     records, leaving = Records(options.name, options.records), threading.Event()
     rpc = rpc_server(f"{options.host}:{options.rpc}", records) if options.rpc else None
     server = http_server((options.host, options.port), records, options.status, leaving)
 
-    def leave(*_):
-        # Connections get one more answer; then the process goes, with nothing of a request on it.
-        leaving.set()
+    registration = None
+    if options.zookeeper:
+        from .zookeeper import Registration
+        registration = Registration(options.zookeeper, options.name, server.server_address, options.session)
 
+    def leave(*_):
+        # Off the list; then connections get one more answer; then the process goes, with nothing of a request on it.
         def end():
+            if registration:
+                registration.stop()
+                time.sleep(0.5)
+            leaving.set()
             if rpc:
                 rpc.stop(5).wait()
             time.sleep(0.5)

@@ -5,6 +5,8 @@ import os
 import subprocess
 
 TABLE = "inet faults"
+# Where a gateway finds the ensemble that it is to be cut off from, and nobody else does.
+GATEWAY = "127.0.0.2"
 
 
 def enter():

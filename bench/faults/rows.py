@@ -2,7 +2,8 @@
 import signal
 import time
 
-from .report import no_errors, once_ejected, only_in_flight
+from . import network
+from .report import few_errors, no_errors, once_ejected, only_in_flight
 from .run import Row
 
 
@@ -44,6 +45,32 @@ def unavailable(run):
         time.sleep(20)
 
 
+def harmed_wire(mode):
+    def faults(run):
+        """One of three misbehaves on its wire for eight seconds."""
+        for name in run.each():
+            with run.fault(name):
+                run.wires.set(name, mode)
+                time.sleep(8)
+                run.wires.set(name, "ok")
+            recover(run, name)
+    return faults
+
+
+def harmed_packets(share):
+    def faults(run):
+        """So many of a hundred packets to and from one of three are dropped, for eight seconds."""
+        dropped = 0
+        for name in run.each():
+            with run.fault(name):
+                network.drop(run.fleet.addresses[name][0], share)
+                time.sleep(8)
+                dropped += network.heal()
+            recover(run, name)
+        run.notes.append(f"{dropped} packets dropped")
+    return faults
+
+
 def recover(run, name):
     """Six seconds without a fault; of zoogate also until it has let the instance in again, which it owes us in ten."""
     ended = time.monotonic()
@@ -78,6 +105,13 @@ def budget(result):
 ROWS = [
     Row("kill", kill, kill_bounds, times=20),
     Row("stop", hang, once_ejected, times=5, base=20),
-    Row("restart", restart, restart_bounds, times=10),
+    Row("restart", restart, restart_bounds, times=10, mix="GET,POST,RPC"),
     Row("unavailable", unavailable, budget, times=1, base=0, status=503),
+    Row("reset", harmed_wire("reset"), once_ejected, times=5, base=20, wires=True),
+    Row("half-close", harmed_wire("half-close"), once_ejected, times=5, base=20, wires=True),
+    Row("drip", harmed_wire("drip"), once_ejected, times=5, base=20, wires=True),
+    # Round robin knows nothing of how long an answer takes, and an instance that answers late is not ejected.
+    Row("loss", harmed_packets(10), few_errors, times=5, base=20, network=True),
+    Row("loss-peak-ewma", harmed_packets(10), once_ejected, times=5, base=20, network=True, service='balance = "peak_ewma"'),
+    Row("partition", harmed_packets(100), once_ejected, times=5, base=20, network=True),
 ]

@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from . import fleet, history, wire
+from . import fleet, history, network, wire, zookeeper
 from .history import Sent
 
 # By then a fault must have been seen, and its instance be out of rotation.
@@ -38,11 +38,15 @@ class Row:
     times: int
     mix: str = "GET,POST"
     status: int = 200
+    # So many seconds without a fault before the first, to compare with.
     base: float = TAIL
     wires: bool = False
-    rpc: bool = False
+    # Packets are dropped: it needs a network of its own.
     network: bool = False
-    peers: bool = True
+    # So many servers; the instances register themselves there. HAProxy and nginx know nothing of that.
+    zookeeper: int = 0
+    # A setting of zoogate's for the service. HAProxy and nginx have none like it.
+    service: str = ""
 
 
 class Run:
@@ -53,9 +57,15 @@ class Run:
         self.sent, self.served, self.seconds = [], collections.defaultdict(list), 0.0
         self.stack = contextlib.ExitStack()
         try:
-            self.fleet = self.keep(fleet.Fleet(self.folder, status=row.status, rpc=row.rpc))
+            settings = {"service": row.service}
+            if row.zookeeper:
+                self.ensemble = self.keep(zookeeper.Ensemble(self.folder, row.zookeeper, "0.0.0.0" if row.network else "127.0.0.1"))
+                self.truth = self.keep(zookeeper.Truth(self.ensemble.connect()))
+                settings["zookeeper"] = self.ensemble.connect(network.GATEWAY if row.network else "127.0.0.1")
+            self.fleet = self.keep(fleet.Fleet(self.folder, status=row.status, rpc="RPC" in row.mix,
+                                               zookeeper=self.ensemble.connect() if row.zookeeper else None))
             self.wires = self.keep(wire.Wires(self.fleet)) if row.wires else None
-            self.proxy = self.keep(proxy(self.folder, self.fleet))
+            self.proxy = self.keep(proxy(self.folder, self.fleet, **settings))
         except BaseException:
             self.stack.close()
             raise
@@ -96,7 +106,7 @@ class Run:
         fault.end = time.monotonic()
 
     def each(self):
-        """As many times as asked for, and whom to harm; never longer than needed to see it through."""
+        """Whom to harm, as many times as asked for."""
         for _ in range(self.times):
             yield self.random.choice(self.fleet.names)
 
