@@ -4,7 +4,7 @@
 
 | module | holds |
 | --- | --- |
-| `instance`, `server` | one instance, a process of its own, which writes down what it serves |
+| `instance` | one instance, a process of its own, which writes down what it serves |
 | `load` | the clients, one process: a constant rate that no slow answer holds back |
 | `history` | the check of what clients sent and got against what instances served |
 | `fleet`, `wire`, `network`, `zookeeper` | the instances as processes, and what can be done to them and to what lies between |
@@ -12,7 +12,3 @@
 | `rows`, `ensemble` | the rows: what goes wrong, and what must hold then |
 | `report` | figures of a run, and the table |
 """
-from .history import Sent, Served, check
-from .server import Server
-
-__all__ = ["Sent", "Served", "Server", "check"]

@@ -30,7 +30,7 @@ def main():
             print(f"skipped {row.name}: it drops packets in a network namespace of its own, which needs root, or unprivileged user "
                   "namespaces, and nft", file=sys.stderr)
             continue
-        for proxy in proxies.ALL if not (row.zookeeper or row.service) else (proxies.Zoogate,):
+        for proxy in proxies.ALL if not (row.zookeeper or row.settings) else (proxies.Zoogate,):
             if not options.only or proxy.name in options.only:
                 sound &= one(row, proxy, options)
     return 0 if sound else 1

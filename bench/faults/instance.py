@@ -3,12 +3,19 @@ import argparse
 import itertools
 import os
 import signal
+import socketserver
 import threading
 import time
 from http.server import BaseHTTPRequestHandler
 
 from .history import answer, digest
-from .server import Server
+
+
+class Server(socketserver.ThreadingTCPServer):
+    allow_reuse_address, daemon_threads, request_queue_size = True, True, 256
+
+    def handle_error(self, request, client_address):
+        """A connection that ends early is no news here."""
 
 
 class Records:

@@ -28,11 +28,11 @@ class Proxy:
 
 
 class Zoogate(Proxy):
-    """With its defaults, and what a row says of the service. A fleet that registers itself in ZooKeeper is found there (`zookeeper`), any other in a directory."""
+    """With its defaults, and what a row sets. A fleet that registers itself in ZooKeeper is found there (`zookeeper`), any other in a directory."""
     name = "zoogate"
 
-    def __init__(self, folder, fleet, zookeeper=None, service=""):
-        self.zookeeper, self.service, self.admin = zookeeper, service, free_port()
+    def __init__(self, folder, fleet, zookeeper=None, service="", route=""):
+        self.zookeeper, self.service, self.route, self.admin = zookeeper, service, route, free_port()
         self.services = folder / "services"
         if not zookeeper:
             self.fleet = fleet
@@ -62,6 +62,7 @@ protocol = "h2"
 listen = "127.0.0.1:{self.port}"
 [[routes]]
 service = "orders"
+{self.route}
 [[routes]]
 path = "/faults.Echo/*"
 service = "calls"

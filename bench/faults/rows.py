@@ -102,16 +102,20 @@ def budget(result):
         yield f"instances that answer 503 got {result.load:.2f} times their load"
 
 
+PEAK_EWMA = {"service": 'balance = "peak_ewma"'}
 ROWS = [
     Row("kill", kill, kill_bounds, times=20),
     Row("stop", hang, once_ejected, times=5, base=20),
+    Row("stop-hedge", hang, once_ejected, times=5, base=20, settings={"route": 'hedge = "50ms"'}),
     Row("restart", restart, restart_bounds, times=10, mix="GET,POST,RPC"),
     Row("unavailable", unavailable, budget, times=1, base=0, status=503),
     Row("reset", harmed_wire("reset"), once_ejected, times=5, base=20, wires=True),
     Row("half-close", harmed_wire("half-close"), once_ejected, times=5, base=20, wires=True),
     Row("drip", harmed_wire("drip"), once_ejected, times=5, base=20, wires=True),
-    # Round robin knows nothing of how long an answer takes, and an instance that answers late is not ejected.
+    # Who answers late is not ejected, and round robin knows nothing of how long an answer takes.
+    Row("slow", harmed_wire("slow"), few_errors, times=5, base=20, wires=True),
+    Row("slow-peak-ewma", harmed_wire("slow"), once_ejected, times=5, base=20, wires=True, settings=PEAK_EWMA),
     Row("loss", harmed_packets(10), few_errors, times=5, base=20, network=True),
-    Row("loss-peak-ewma", harmed_packets(10), once_ejected, times=5, base=20, network=True, service='balance = "peak_ewma"'),
+    Row("loss-peak-ewma", harmed_packets(10), once_ejected, times=5, base=20, network=True, settings=PEAK_EWMA),
     Row("partition", harmed_packets(100), once_ejected, times=5, base=20, network=True),
 ]

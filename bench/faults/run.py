@@ -45,8 +45,8 @@ class Row:
     network: bool = False
     # So many servers; the instances register themselves there. HAProxy and nginx know nothing of that.
     zookeeper: int = 0
-    # A setting of zoogate's for the service. HAProxy and nginx have none like it.
-    service: str = ""
+    # Settings of zoogate's, by where they belong: `service` or `route`. HAProxy and nginx have none like them.
+    settings: dict = dataclasses.field(default_factory=dict)
 
 
 class Run:
@@ -57,7 +57,7 @@ class Run:
         self.sent, self.served, self.seconds = [], collections.defaultdict(list), 0.0
         self.stack = contextlib.ExitStack()
         try:
-            settings = {"service": row.service}
+            settings = dict(row.settings)
             if row.zookeeper:
                 self.ensemble = self.keep(zookeeper.Ensemble(self.folder, row.zookeeper, "0.0.0.0" if row.network else "127.0.0.1"))
                 self.truth = self.keep(zookeeper.Truth(self.ensemble.connect()))

@@ -9,6 +9,7 @@ output once that is done.
 | `reset` | every connection is reset; a new one as soon as it is accepted |
 | `half-close` | the end of what the instance says, while what the client says still arrives there |
 | `drip` | one byte a second of what the instance says |
+| `slow` | 120 bytes a second of it, so that an answer takes a second and more |
 """
 import asyncio
 import socket
@@ -18,7 +19,8 @@ import sys
 
 from . import fleet
 
-MODES = ("ok", "reset", "half-close", "drip")
+# So many bytes, and so long until the next.
+PACES = {"drip": (1, 1.0), "slow": (12, 0.1)}
 AT_ONCE = struct.pack("ii", 1, 0)
 
 
@@ -57,12 +59,11 @@ class Connection:
     async def down(self, back):
         while data := await back.read(65536):
             while data and not self.ended:
-                drips = self.wire.mode == "drip"
-                size = 1 if drips else len(data)
+                size, pause = PACES.get(self.wire.mode, (len(data), 0))
                 self.client.write(data[:size])
                 await self.client.drain()
                 data = data[size:]
-                await asyncio.sleep(1 if drips else 0)
+                await asyncio.sleep(pause)
 
 
 class Wire:
