@@ -140,6 +140,7 @@ const SERVICE_KEYS: &[Key] = &[
     key("scheme", "string", Words("any")),
     key("tls", "string", Value("\"prefer\"")),
     key("filter", "table of strings", Value("{}")),
+    key("keep_last_good", "boolean", Value("true")),
     key("protocol", "string", Value("\"http1\"")),
     key("balance", "string or table", Value("\"round_robin\"")),
     key("connect_timeout", "duration", Value("\"1s\"")),

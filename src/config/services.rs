@@ -294,6 +294,7 @@ fn reading(table: &Table<'_>) -> Reading {
             n.choice(&choices)
         }),
         filter: table.or("filter", default.filter, |n| Some(filter(n))),
+        drop_bad: table.or("keep_last_good", default.drop_bad, |n| n.flag().map(|keep| !keep)),
     }
 }
 

@@ -17,6 +17,8 @@ pub struct Reading {
     pub tls: TlsChoice,
     /// Metadata that an instance must have. Those that have not belong to somebody else's service.
     pub filter: BTreeMap<Box<str>, Box<str>>,
+    /// Whether a node whose data turned bad is no instance until it is good again. Else its last good value stays.
+    pub drop_bad: bool,
 }
 
 impl Reading {

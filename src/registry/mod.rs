@@ -5,6 +5,7 @@
 
 pub mod directory;
 pub mod format;
+pub mod layout;
 mod outbox;
 pub mod snapshot;
 pub mod view;
@@ -66,7 +67,7 @@ impl Base {
         self.catalog.then(|| self.path.parse().unwrap_or_else(|_| CatalogPattern::children_of(&self.path)))
     }
 
-    /// The one directory that is watched.
+    /// The directory of its service, or what is before a catalog's first star.
     pub fn root(&self) -> String {
         self.pattern().map_or_else(|| self.path.clone(), |pattern| pattern.root().to_owned())
     }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::layout::is_beside;
 use super::{Base, Change};
 use crate::model::{
     CatalogPattern, Incarnation, NodeFacts, PrimaryRule, RejectReason, Rejected, ServiceSnapshot, Source,
@@ -42,9 +43,27 @@ pub struct BaseView {
     unread: Unread,
     /// Services whose last primary stays for the moment, and since when.
     staying: HashMap<Box<str>, Instant>,
+    /// The nodes beside a catalog's services, by child directory, also of those that are not there (yet, or any more).
+    beside: HashMap<Box<str>, BTreeMap<Box<str>, Stored>>,
     /// Directories of a catalog whose names are none.
     refused: BTreeMap<Box<str>, Rejected>,
     refused_news: bool,
+}
+
+/// What was told of a node.
+#[derive(Debug)]
+enum Stored {
+    Node(Incarnation, NodeFacts, Box<[u8]>),
+    Rejected(RejectReason, String),
+}
+
+impl Stored {
+    fn tell(&self, service: &mut Service, node: &str) {
+        match self {
+            Self::Node(incarnation, facts, data) => service.put(node, *incarnation, *facts, data),
+            Self::Rejected(reason, detail) => service.reject(node, *reason, detail),
+        }
+    }
 }
 
 impl BaseView {
@@ -55,6 +74,7 @@ impl BaseView {
             services: HashMap::new(),
             touched: Vec::new(),
             told: HashMap::new(),
+            beside: HashMap::new(),
             led: 0,
             unread: Unread::default(),
             staying: HashMap::new(),
@@ -79,7 +99,11 @@ impl BaseView {
         };
         match pattern.name(&self.base.name, child) {
             Ok(name) => {
-                self.services.insert(child.into(), Service::new(Arc::clone(&self.base), name, Some(child)));
+                let mut service = Service::new(Arc::clone(&self.base), name, Some(child));
+                for (node, stored) in self.beside.get(child).into_iter().flatten() {
+                    stored.tell(&mut service, node);
+                }
+                self.services.insert(child.into(), service);
                 self.touch(child);
             }
             Err(error) => {
@@ -117,8 +141,13 @@ impl BaseView {
         if let Some(candidates) = &mut self.candidates {
             return candidates.put(node, data);
         }
-        if let Some(child) = child {
-            self.put_service(child);
+        match child {
+            Some(child) if is_beside(node) => {
+                let stored = Stored::Node(incarnation, facts, data.into());
+                self.beside.entry(child.into()).or_default().insert(node.into(), stored);
+            }
+            Some(child) => self.put_service(child),
+            None => {}
         }
         self.with(child, |service| service.put(node, incarnation, facts, data));
     }
@@ -128,8 +157,13 @@ impl BaseView {
         if let Some(candidates) = &mut self.candidates {
             return candidates.reject(node);
         }
-        if let Some(child) = child {
-            self.put_service(child);
+        match child {
+            Some(child) if is_beside(node) => {
+                let stored = Stored::Rejected(reason, detail.to_owned());
+                self.beside.entry(child.into()).or_default().insert(node.into(), stored);
+            }
+            Some(child) => self.put_service(child),
+            None => {}
         }
         self.with(child, |service| service.reject(node, reason, detail));
     }
@@ -138,6 +172,14 @@ impl BaseView {
     pub fn remove(&mut self, child: Option<&str>, node: &str) {
         if let Some(candidates) = &mut self.candidates {
             return candidates.remove(node);
+        }
+        if let Some(child) = child.filter(|_| is_beside(node))
+            && let Some(nodes) = self.beside.get_mut(child)
+        {
+            nodes.remove(node);
+            if nodes.is_empty() {
+                self.beside.remove(child);
+            }
         }
         self.with(child, |service| service.remove(node));
     }
@@ -243,4 +285,4 @@ impl BaseView {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

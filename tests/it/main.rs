@@ -38,6 +38,7 @@ mod health_checks;
 mod histories;
 mod kvstore;
 mod kvstore_gateway;
+mod layouts;
 mod lifecycle;
 mod memory;
 mod observability;

@@ -319,7 +319,7 @@ rewrite = "/x"
 fn how_nodes_are_read_is_part_of_the_plan() {
     let plan = plan_of(
         "[services.read]\npath = \"/r\"\ndefault_port = 8080\nendpoint = \"http\"\nscheme = \"grpc\"\ntls = \"never\"\n\
-         filter = { version = \"2.1\", group = \"\" }\n",
+         filter = { version = \"2.1\", group = \"\" }\nkeep_last_good = false\n",
     );
     let read = plan.services.iter().find(|service| service.name.as_str() == "read").unwrap();
     let filter = [("version", "2.1"), ("group", "")].map(|(key, value)| (key.into(), value.into()));
@@ -331,6 +331,7 @@ fn how_nodes_are_read_is_part_of_the_plan() {
             scheme: Some("grpc".into()),
             tls: TlsChoice::Never,
             filter: filter.into(),
+            drop_bad: true,
         }
     );
 }

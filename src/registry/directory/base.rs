@@ -9,13 +9,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::super::format::MAX_DATA;
+use super::super::layout::{Inner, Layout, Spot, is_beside};
 use super::super::outbox::Outbox;
 use super::super::view::BaseView;
 use super::super::{Base, Change};
 use super::files::{self, Content, Found, Stamp};
 use super::inbox::Kind;
 use super::tree::Tree;
-use crate::model::{CatalogPattern, CatalogPlace, RejectReason, Source, Trust};
+use crate::model::{CatalogPattern, Incarnation, NodeFacts, RejectReason, Source, Trust};
 
 /// Why something is listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -32,11 +33,11 @@ pub(super) enum Mode {
 #[derive(Debug)]
 pub(super) struct BaseState {
     base: Base,
-    /// Where the services of a catalog are below its directory.
-    pattern: Option<CatalogPattern>,
+    layout: Layout,
+    /// Where its layout's root is.
     directory: PathBuf,
     view: BaseView,
-    /// Directories that were listed, by child; a service's own under the empty name.
+    /// Nodes of the services whose directories were listed, by child; a single service's under the empty name.
     folders: HashMap<Box<str>, HashMap<Box<str>, Known>>,
     /// What cannot be listed now, by child likewise, and why.
     troubles: BTreeMap<Box<str>, String>,
@@ -55,6 +56,18 @@ struct Walk {
     failed: Vec<(Box<str>, String)>,
 }
 
+/// What a look at a service's nodes came upon.
+#[derive(Debug, Default)]
+struct Look {
+    /// The names of all of them.
+    seen: HashSet<Box<str>>,
+    /// Directories of nodes in the service's own.
+    folders: Vec<String>,
+    watched: Vec<PathBuf>,
+    /// What no event had told.
+    drift: usize,
+}
+
 /// What is known of a file.
 #[derive(Debug, Clone, Copy)]
 struct Known {
@@ -65,11 +78,11 @@ struct Known {
 
 impl BaseState {
     pub(super) fn new(base: Base, root: &Path) -> Self {
-        let path = base.root();
-        let segments = path.split('/').filter(|segment| !segment.is_empty());
+        let layout = Layout::of(&base);
+        let segments = layout.root().split('/').filter(|segment| !segment.is_empty());
         Self {
-            pattern: base.pattern(),
             directory: segments.fold(root.to_owned(), |path, segment| path.join(segment)),
+            layout,
             view: BaseView::new(&base),
             base,
             folders: HashMap::new(),
@@ -82,7 +95,7 @@ impl BaseState {
 
     /// How far below its directory others are watched.
     pub(super) fn depth(&self) -> usize {
-        self.pattern.as_ref().map_or(0, CatalogPattern::depth)
+        self.layout.depth() - 1
     }
 
     pub(super) fn directory(&self) -> &Path {
@@ -135,18 +148,24 @@ impl BaseState {
 
     /// Something happened at this path below its directory, no further down than its nodes are.
     pub(super) fn event(&mut self, below: &Path, kind: Kind, tree: &mut Tree) {
-        let (Some(name), Some(parent)) = (below.file_name(), below.parent().and_then(Path::to_str)) else {
+        // Only the last name may be no text: directories of such names are nobody's.
+        let (Some(name), Some(_)) = (below.file_name(), below.parent().and_then(Path::to_str)) else {
             return;
         };
-        let Some(pattern) = &self.pattern else { return self.node_event("", name, kind, tree) };
-        if below.components().count() > pattern.depth() {
-            return self.node_event(parent, name, kind, tree);
-        }
-        let Some(below) = below.to_str().filter(|_| files::is_node_name(name)) else { return };
-        match pattern.place(below) {
-            CatalogPlace::Service(child) => self.child_event(child, kind, tree),
-            CatalogPlace::Above => self.branch_event(below, kind, tree),
-            CatalogPlace::Node(..) | CatalogPlace::Elsewhere => {}
+        let text = below.to_string_lossy();
+        match self.layout.place(&text) {
+            Spot::Base => self.other_event("", kind, tree),
+            Spot::Folder(child) if files::is_node_name(name) => self.child_event(child, kind, tree),
+            Spot::Above if files::is_node_name(name) => self.branch_event(&text, kind, tree),
+            Spot::Node(child, node) => {
+                let child = child.as_deref().unwrap_or_default();
+                if self.layout.inner(&node).is_some() {
+                    self.other_event(child, kind, tree);
+                }
+                self.node_event(child, &node, name, kind, tree);
+            }
+            Spot::Beside(child) => self.other_event(child.as_deref().unwrap_or_default(), kind, tree),
+            Spot::Folder(_) | Spot::Above | Spot::Elsewhere => {}
         }
     }
 
@@ -171,36 +190,53 @@ impl BaseState {
         self.list_branch(above, tree, Mode::Full);
     }
 
-    /// Something happened to an entry of a directory of nodes.
-    fn node_event(&mut self, child: &str, name: &OsStr, kind: Kind, tree: &mut Tree) {
+    /// Something happened to a single service's directory, or to a folder of nodes in a service's or beside it.
+    fn other_event(&mut self, child: &str, kind: Kind, tree: &mut Tree) {
+        let moved = matches!(kind, Kind::Created | Kind::MovedIn | Kind::Removed);
+        if moved || self.troubles.contains_key(child) {
+            self.list_service(child, tree);
+        }
+    }
+
+    /// Lists a service that is known, because something happened.
+    fn list_service(&mut self, child: &str, tree: &mut Tree) {
+        if !self.base.catalog {
+            self.list(tree, Mode::Full);
+        } else if self.folders.contains_key(child) {
+            self.list_child(child, tree, Mode::Full);
+        }
+    }
+
+    /// Something happened to a node: `name` is the last part of its own.
+    fn node_event(&mut self, child: &str, node: &str, name: &OsStr, kind: Kind, tree: &mut Tree) {
         let Some(folder) = self.folders.get(child) else { return };
         if !files::is_node_name(name) {
             // A mounted volume swaps the link `..data`, through which its files lead, in one move.
             if name.as_encoded_bytes().starts_with(b"..") && matches!(kind, Kind::MovedIn | Kind::Created) {
-                self.list_child(child, tree, Mode::Full);
+                self.list_service(child, tree);
             }
             return;
         }
-        let path = self.folder(child).join(name);
-        let Some(name) = name.to_str() else {
-            self.misnamed(child, &name.to_string_lossy(), kind != Kind::Removed);
+        if name.to_str().is_none() {
+            self.misnamed(child, node, kind != Kind::Removed);
             return;
-        };
-        let known = folder.get(name).copied();
+        }
+        let path = self.path(child, node);
+        let known = folder.get(node).copied();
         match kind {
-            Kind::Written | Kind::MovedIn => self.load(child, name, &path, tree),
+            Kind::Written | Kind::MovedIn => self.load(child, node, &path, tree),
             Kind::Created => match tree.inspect(&path) {
                 Ok(Found::Node(stamp)) if !stamp.linked => {}
-                _ => self.load(child, name, &path, tree),
+                _ => self.load(child, node, &path, tree),
             },
             Kind::Attributes if known.is_some_and(|known| known.unread) => {
-                self.load(child, name, &path, tree);
+                self.load(child, node, &path, tree);
             }
             Kind::Attributes => {}
             Kind::Removed => match (tree.inspect(&path), known.and_then(|known| known.stamp)) {
                 // A listing was faster than this event and has seen what came after.
                 (Ok(Found::Node(now)), Some(known)) if now.incarnation == known.incarnation => {}
-                _ => self.forget(child, name),
+                _ => self.forget(child, node),
             },
         }
     }
@@ -260,7 +296,9 @@ impl BaseState {
             tree.watches.ensure(&directory)?;
             tree.admit(&directory)?;
         }
-        let wanted = self.pattern.as_ref().and_then(|pattern| pattern.segments().nth(depth)).flatten();
+        let pattern = self.layout.pattern();
+        let wanted = pattern.and_then(|pattern| pattern.segments().nth(depth)).flatten();
+        let last = pattern.map_or(0, CatalogPattern::depth);
         for entry in fs::read_dir(&directory)? {
             let entry = entry?;
             let name = entry.file_name();
@@ -271,7 +309,7 @@ impl BaseState {
                 continue;
             }
             let below = if above.is_empty() { name.to_owned() } else { format!("{above}/{name}") };
-            if depth + 1 >= self.depth() {
+            if depth + 1 >= last {
                 walk.found.insert(below.into());
                 continue;
             }
@@ -312,32 +350,82 @@ impl BaseState {
         later
     }
 
-    /// Lists a directory of nodes and takes the difference over. Removes only what a whole listing lacks.
+    /// Lists the nodes of a service and takes the difference over. Removes only what a whole listing lacks.
     fn list_nodes(&mut self, child: &str, tree: &mut Tree, mode: Mode) -> io::Result<()> {
-        let directory = self.folder(child);
+        let mut look = Look::default();
+        self.look(child, "", tree, mode, &mut look)?;
+        let inner = std::mem::take(&mut look.folders);
+        for folder in inner.into_iter().chain(self.layout.beside()) {
+            match self.look(child, &folder, tree, mode, &mut look) {
+                Ok(()) => {}
+                Err(error) if files::is_missing(&error) || error.kind() == io::ErrorKind::NotADirectory => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let known = self.folders.get(child).into_iter().flat_map(HashMap::keys);
+        let gone: Vec<Box<str>> = known.filter(|name| !look.seen.contains(*name)).cloned().collect();
+        for name in &gone {
+            self.forget(child, name);
+        }
+        if mode == Mode::Audit && look.drift + gone.len() > 0 {
+            let nodes = look.drift + gone.len();
+            self.drift += nodes as u64;
+            let directory = self.folder(child);
+            tracing::info!(directory = %directory.display(), nodes, "a listing found what no event told");
+            // Its watches may be dead: new ones, and what happened in between.
+            for directory in &look.watched {
+                tree.watches.forget(directory);
+            }
+            return self.list_nodes(child, tree, Mode::Full);
+        }
+        Ok(())
+    }
+
+    /// Looks at every node in a service's directory, or in one in it or beside it: the way there is `folder`.
+    fn look(
+        &mut self,
+        child: &str,
+        folder: &str,
+        tree: &mut Tree,
+        mode: Mode,
+        look: &mut Look,
+    ) -> io::Result<()> {
+        let directory = if folder.is_empty() { self.folder(child) } else { self.path(child, folder) };
         tree.watches.ensure(&directory)?;
         tree.admit(&directory)?;
+        look.watched.push(directory.clone());
         let entries = fs::read_dir(&directory)?.collect::<io::Result<Vec<_>>>()?;
-        self.folders.entry(child.into()).or_default();
-        if self.base.catalog {
-            self.view.put_service(child);
+        if folder.is_empty() {
+            self.folders.entry(child.into()).or_default();
+            if self.base.catalog {
+                self.view.put_service(child);
+            }
         }
-        let mut seen: HashSet<Box<str>> = HashSet::new();
-        let mut drift = 0;
+        let only = match self.layout.inner(folder) {
+            Some(Inner::Only(names)) if !folder.is_empty() => Some(names),
+            _ => None,
+        };
         for entry in entries {
             let name = entry.file_name();
             if !files::is_node_name(&name) {
                 continue;
             }
-            let Some(name) = name.to_str() else {
-                self.misnamed(child, &name.to_string_lossy(), true);
-                seen.insert(name.to_string_lossy().into());
+            let shown = name.to_string_lossy();
+            if only.is_some_and(|names| !names.contains(&&*shown)) {
                 continue;
-            };
-            seen.insert(name.into());
-            let path = directory.join(name);
-            let known = self.folders.get(child).and_then(|folder| folder.get(name)).copied();
+            }
+            let node = if folder.is_empty() { shown.into_owned() } else { format!("{folder}/{shown}") };
+            look.seen.insert(node.as_str().into());
+            if name.to_str().is_none() {
+                self.misnamed(child, &node, true);
+                continue;
+            }
+            let path = directory.join(&name);
+            let known = self.folders.get(child).and_then(|nodes| nodes.get(&*node)).copied();
             let found = tree.inspect(&path);
+            if folder.is_empty() && matches!(found, Ok(Found::Other)) && self.layout.inner(&node).is_some() {
+                look.folders.push(node.clone());
+            }
             if let (Ok(Found::Node(stamp)), Some(known)) = (&found, known)
                 && known.stamp == Some(*stamp)
                 && !known.unread
@@ -349,22 +437,9 @@ impl BaseState {
                     continue;
                 }
                 // The target of a link may change without an event.
-                drift += usize::from(!stamp.symbolic && known.is_none_or(|known| !known.unread));
+                look.drift += usize::from(!stamp.symbolic && known.is_none_or(|known| !known.unread));
             }
-            self.load(child, name, &path, tree);
-        }
-        let known = self.folders.get(child).into_iter().flat_map(HashMap::keys);
-        let gone: Vec<Box<str>> = known.filter(|name| !seen.contains(*name)).cloned().collect();
-        for name in &gone {
-            self.forget(child, name);
-        }
-        if mode == Mode::Audit && drift + gone.len() > 0 {
-            let nodes = drift + gone.len();
-            self.drift += nodes as u64;
-            tracing::info!(directory = %directory.display(), nodes, "a listing found what no event told");
-            // Its watch may be dead: a new one, and what happened in between.
-            tree.watches.forget(&directory);
-            return self.list_nodes(child, tree, Mode::Full);
+            self.load(child, &node, &path, tree);
         }
         Ok(())
     }
@@ -372,6 +447,12 @@ impl BaseState {
     /// Reads a node, whatever stands there now.
     fn load(&mut self, child: &str, name: &str, path: &Path, tree: &Tree) {
         let stamp = match tree.inspect(path) {
+            // Such a folder is a node itself, which says that there is one.
+            Ok(Found::Other) if matches!(self.layout.inner(name), Some(Inner::Only(_))) => {
+                self.know(child, name, Known { stamp: None, unread: false });
+                let (incarnation, facts) = (Incarnation::default(), NodeFacts::default());
+                return self.view.put(self.key(child), name, incarnation, facts, b"");
+            }
             Ok(Found::Absent | Found::Other) => return self.forget(child, name),
             Ok(Found::Node(stamp)) => stamp,
             Ok(Found::Bad(stamp, why)) => {
@@ -434,7 +515,9 @@ impl BaseState {
 
     fn drop_child(&mut self, child: &str, tree: &mut Tree) {
         tree.watches.forget(&self.folder(child));
-        self.folders.remove(child);
+        for node in self.folders.remove(child).iter().flat_map(HashMap::keys).filter(|node| is_beside(node)) {
+            self.view.remove(Some(child), node);
+        }
         self.troubles.remove(child);
         self.view.remove_service(child);
     }
@@ -443,7 +526,7 @@ impl BaseState {
     fn clear(&mut self, tree: &mut Tree) {
         self.listed = true;
         self.troubles.clear();
-        tree.watches.forget(&self.directory);
+        tree.watches.forget(&self.folder(""));
         for (child, nodes) in std::mem::take(&mut self.folders) {
             if self.base.catalog {
                 self.drop_child(&child, tree);
@@ -460,8 +543,16 @@ impl BaseState {
         self.base.catalog.then_some(child)
     }
 
+    /// A service's directory, or one on the way to it.
     fn folder(&self, child: &str) -> PathBuf {
-        if child.is_empty() { self.directory.clone() } else { self.directory.join(child) }
+        match if child.is_empty() { self.layout.folder() } else { child } {
+            "" => self.directory.clone(),
+            below => self.directory.join(below),
+        }
+    }
+
+    fn path(&self, child: &str, node: &str) -> PathBuf {
+        self.directory.join(self.layout.below(self.key(child), node))
     }
 }
 

@@ -154,3 +154,72 @@ async fn a_listing_that_fails_removes_nothing() {
     fs::rename(scratch.0.join("old"), scratch.0.join("orders")).unwrap();
     assert_eq!(deaf.list(Mode::Retry).await, ["Live"]);
 }
+
+/// Ids and weights of the enabled.
+fn weights(snapshot: &ServiceSnapshot) -> String {
+    let enabled = snapshot.instances.iter().filter(|instance| instance.enabled);
+    enabled.map(|i| format!("{}={}", i.id.name, i.weight)).collect::<Vec<_>>().join(" ")
+}
+
+async fn weighs(discovery: &mut DirectoryDiscovery, expected: &str) {
+    loop {
+        let change = tokio::time::timeout(DEADLINE, discovery.changed()).await;
+        if let Change::Updated { snapshot, .. } = change.unwrap_or_else(|_| panic!("never {expected}"))
+            && weights(&snapshot) == expected
+        {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn folders_in_services_and_beside_them_are_part_of_them() {
+    let scratch = Scratch::new();
+    let provider = "dubbo%3A%2F%2F192.0.2.1%3A20880%2FI";
+    let rule = |weight: u32| format!("override%3A%2F%2F0.0.0.0%2FI%3Fweight%3D{weight}");
+    let remove = |name: String| fs::remove_file(scratch.0.join(name)).unwrap();
+    for (path, catalog) in [("/dubbo/I/providers", false), ("/dubbo/*/providers", true), ("/dubbo/I", false)]
+    {
+        scratch.write(&format!("dubbo/I/providers/{provider}"), "");
+        let mut discovery =
+            Directory::start(scratch.0.clone(), vec![Base { path: path.into(), catalog, ..orders() }]);
+        weighs(&mut discovery, "192.0.2.1:20880=100").await;
+        scratch.write(&format!("dubbo/I/configurators/{}", rule(7)), "");
+        weighs(&mut discovery, "192.0.2.1:20880=7").await;
+        scratch.write(&format!("dubbo/I/configurators/{}", rule(8)), "");
+        weighs(&mut discovery, "192.0.2.1:20880=8").await;
+        remove(format!("dubbo/I/configurators/{}", rule(8)));
+        weighs(&mut discovery, "192.0.2.1:20880=7").await;
+        fs::remove_dir_all(scratch.0.join("dubbo/I/providers")).unwrap();
+        if !catalog {
+            weighs(&mut discovery, "").await;
+        }
+        scratch.write(&format!("dubbo/I/providers/{provider}"), "");
+        weighs(&mut discovery, "192.0.2.1:20880=7").await;
+        fs::remove_dir_all(scratch.0.join("dubbo/I/configurators")).unwrap();
+        weighs(&mut discovery, "192.0.2.1:20880=100").await;
+        fs::remove_dir_all(scratch.0.join("dubbo")).unwrap();
+    }
+
+    let host = |n: u8| format!("host: 192.0.2.{n}\ntcp_port: 9000\n");
+    scratch.write("hits/replicas/r1/host", &host(1));
+    scratch.write("hits/replicas/r1/is_active", "");
+    scratch.write("hits/replicas/r1/queue", "");
+    let base = Base { path: "/hits/replicas".into(), ..orders() };
+    let mut discovery = Directory::start(scratch.0.clone(), vec![base]);
+    weighs(&mut discovery, "r1=1").await;
+    scratch.write("hits/replicas/r2/host", &host(2));
+    scratch.write("hits/replicas/r2/is_active", "");
+    weighs(&mut discovery, "r1=1 r2=1").await;
+    remove("hits/replicas/r1/is_active".to_owned());
+    weighs(&mut discovery, "r2=1").await;
+
+    scratch.write("ledgers/available/192.0.2.1:3181", "");
+    let base = Base { path: "/ledgers/available".into(), ..orders() };
+    let mut discovery = Directory::start(scratch.0.clone(), vec![base]);
+    weighs(&mut discovery, "192.0.2.1:3181=1").await;
+    scratch.write("ledgers/available/readonly/192.0.2.2:3181", "");
+    weighs(&mut discovery, "192.0.2.1:3181=1 192.0.2.2:3181=1").await;
+    fs::remove_dir_all(scratch.0.join("ledgers/available/readonly")).unwrap();
+    weighs(&mut discovery, "192.0.2.1:3181=1").await;
+}

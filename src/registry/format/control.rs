@@ -20,6 +20,10 @@ pub enum Control {
     Lock,
     /// Something else that the layout allows.
     Ignored,
+    /// The folder of a replica of this name, which has its address and the sign that it is alive in it.
+    Replica(Box<str>),
+    /// The sign that the replica of this name is alive.
+    Active(Box<str>),
     /// The number of the primary; `None` where it cannot be read.
     Primary(Option<u64>),
     /// The counter that numbers are taken from.
@@ -40,6 +44,8 @@ impl Control {
             Self::Folder => "folder",
             Self::Lock => "lock",
             Self::Ignored => "ignored",
+            Self::Replica(_) => "replica",
+            Self::Active(_) => "active",
             Self::Primary(_) => "primary",
             Self::Top(_) => "top",
             Self::Vector(_) => "vector",
@@ -147,6 +153,11 @@ impl Override {
             && here
             && asked.iter().all(|key| param(key).is_none_or(|wanted| same(key, wanted)))
             && conditions.into_iter().all(|(key, wanted)| same(key, wanted))
+    }
+
+    /// Of rules for the same providers, the one with the larger number is applied later.
+    pub fn priority(&self) -> i64 {
+        self.params.get("priority").and_then(|text| text.trim().parse().ok()).unwrap_or(0)
     }
 
     /// What it sets.

@@ -135,8 +135,8 @@ pub(super) fn metadata(payload: &Value) -> Metadata {
 
 /// Whether a Spring Cloud application asks for no traffic.
 pub(super) fn out_of_service(instance: &Instance) -> bool {
-    instance.metadata.get("instance_status").is_some_and(|status| {
-        let status = status.trim_ascii();
-        !status.is_empty() && !status.eq_ignore_ascii_case("UP")
-    })
+    instance
+        .metadata
+        .get("instance_status")
+        .is_some_and(|status| !status.trim().is_empty() && !status.eq_ignore_ascii_case("UP"))
 }

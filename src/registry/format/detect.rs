@@ -35,12 +35,9 @@ fn by_place(node: &Node<'_>) -> Option<FormatName> {
     if parent == "available" || node.path.rsplit('/').skip(1).take(2).eq(["readonly", "available"]) {
         return Some(FormatName::BookKeeper);
     }
-    if parent == "live_nodes"
-        && name
-            .split_once(':')
-            .and_then(|(_, rest)| rest.split_once('_'))
-            .is_some_and(|(port, _)| is_number(port))
-    {
+    // A host may be an IPv6 literal: any of its colons may be the one before the port.
+    let is_port = |(at, _)| name[at + 1..].split_once('_').is_some_and(|(port, _)| is_number(port));
+    if parent == "live_nodes" && name.match_indices(':').any(is_port) {
         return Some(FormatName::Solr);
     }
     if parent == "rs" && name.split(',').count() == 3 && name.split(',').skip(1).all(is_number) {
@@ -56,8 +53,7 @@ fn by_place(node: &Node<'_>) -> Option<FormatName> {
     if replica && bytes::text(node.data).is_ok_and(|text| text.starts_with("host: ")) {
         return Some(FormatName::ClickHouse);
     }
-    let member = name.strip_prefix("member_").or_else(|| name.strip_prefix("vector_"));
-    if member.is_some_and(is_number) && is_server_set(node) {
+    if (name.starts_with("member_") || name.starts_with("vector_")) && is_server_set(node) {
         return Some(FormatName::ServerSet);
     }
     None

@@ -19,24 +19,38 @@ impl Format for Dubbo {
         if FOLDERS.contains(&node.name()) {
             return Ok(Decoded::Control(Control::Folder));
         }
-        match ProviderUrl::of(node.name())?.decode(node, options)? {
-            Decoded::Instances(mut list) => {
-                for instance in &mut list {
-                    let number = |key: &str| {
-                        instance.metadata.get(key).and_then(|text| text.trim().parse::<i64>().ok())
-                    };
-                    instance.registered_ms =
-                        number("timestamp").and_then(|ms| u64::try_from(ms).ok()).filter(|ms| *ms > 0);
-                    let warmup =
-                        number("warmup").map_or(WARMUP, |ms| u32::try_from(ms.max(0)).unwrap_or(u32::MAX));
-                    instance.warmup_ms = instance.registered_ms.map(|_| warmup);
-                    let tls = instance.metadata.get("ssl-enabled").and_then(|text| fields::flag_text(text));
-                    instance.tls = tls;
-                }
-                Ok(Decoded::Instances(list))
+        let mut decoded = ProviderUrl::of(node.name())?.decode(node, options)?;
+        if let Decoded::Instances(list) = &mut decoded {
+            for instance in list {
+                settle(FormatName::Dubbo, instance);
             }
-            control @ Decoded::Control(_) => Ok(control),
         }
+        Ok(decoded)
+    }
+}
+
+/// Sets what a provider's parameters say, by its metadata.
+pub(super) fn settle(format: FormatName, instance: &mut Instance) {
+    let text = |key: &str| instance.metadata.get(key).map(|text| &**text);
+    instance.enabled = wants_traffic(&instance.metadata);
+    instance.weight = fields::weight_text(text("weight"), format.default_weight());
+    instance.zone = fields::zone_of(&instance.metadata);
+    if format == FormatName::Dubbo {
+        let number = |key: &str| text(key).and_then(|text| text.trim().parse::<i64>().ok());
+        instance.registered_ms =
+            number("timestamp").and_then(|ms| u64::try_from(ms).ok()).filter(|ms| *ms > 0);
+        let warmup = number("warmup").map_or(WARMUP, |ms| u32::try_from(ms.max(0)).unwrap_or(u32::MAX));
+        instance.warmup_ms = instance.registered_ms.map(|_| warmup);
+        instance.tls = text("ssl-enabled").and_then(fields::flag_text);
+    }
+}
+
+/// Whether a provider's parameters ask for traffic. Java takes an empty one for none.
+pub(super) fn wants_traffic(params: &Metadata) -> bool {
+    let text = |key: &str| params.get(key).map(|text| &**text).filter(|text| !text.is_empty());
+    match text("disabled") {
+        Some(disabled) => fields::flag_text(disabled) != Some(true),
+        None => text("enabled").and_then(fields::flag_text) != Some(false),
     }
 }
 
@@ -76,6 +90,9 @@ impl ProviderUrl {
             "tag" => Control::Router("tag"),
             "empty" => Control::Empty,
             "override" | "absent" => Control::Override(self.rule()?),
+            // Whatever it is, in such a folder it is nobody who serves.
+            _ if node.parent() == "consumers" => Control::Consumer,
+            _ if matches!(node.parent(), "routers" | "configurators") => Control::Ignored,
             _ => return self.provider(node, options).map(Decoded::one),
         };
         Ok(Decoded::Control(control))
@@ -90,22 +107,14 @@ impl ProviderUrl {
             .or(options.default_port)
             .ok_or_else(missing_port)?;
         let address = Address { host, port };
-        let text = |key: &str| self.params.get(key).map(|text| &**text);
-        let flag = |key: &str| text(key).and_then(fields::flag_text);
         let mut instance = node.instance(address);
         instance.id.name = instance.address.to_string().into();
-        instance.enabled = if text("disabled").is_some() {
-            flag("disabled") != Some(true)
-        } else {
-            flag("enabled") != Some(false)
-        };
-        instance.weight = fields::weight_text(text("weight"), FormatName::Dubbo.default_weight());
-        instance.zone = fields::zone_of(&self.params);
         instance.scheme = Some(self.scheme.into());
         instance.metadata = self.params;
         if !self.path.is_empty() {
             instance.metadata.insert("path".into(), self.path.into());
         }
+        settle(FormatName::Sofa, &mut instance);
         Ok(instance)
     }
 

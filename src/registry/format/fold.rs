@@ -1,8 +1,9 @@
 //! What control nodes say about the instances beside them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{Control, fields, numbered};
+use super::{Control, dubbo, fields, numbered};
 use crate::model::{FormatName, Instance, Role};
 
 /// Applies a folder's control nodes to its instances, and tells the primary's id where one is named.
@@ -12,6 +13,7 @@ pub fn fold(format: FormatName, instances: &mut [Arc<Instance>], controls: &[&Co
     match format {
         FormatName::ServerSet => weigh(instances, controls),
         FormatName::Dubbo | FormatName::Sofa => override_all(format, instances, controls),
+        FormatName::ClickHouse => disable_inactive(instances, controls),
         FormatName::Numbered => return point(instances, controls),
         _ => {}
     }
@@ -64,7 +66,21 @@ fn weigh(instances: &mut [Arc<Instance>], controls: &[&Control]) {
     }
 }
 
-/// Dubbo: rules for everybody first, then those for single providers.
+/// ClickHouse: replicas of which there is no sign that they are alive.
+fn disable_inactive(instances: &mut [Arc<Instance>], controls: &[&Control]) {
+    let names =
+        |of: fn(&Control) -> Option<&str>| controls.iter().filter_map(|c| of(c)).collect::<BTreeSet<_>>();
+    let replicas = names(|control| if let Control::Replica(name) = control { Some(name) } else { None });
+    let active = names(|control| if let Control::Active(name) = control { Some(name) } else { None });
+    // Without the folders, a folder of one replica was configured: who looks at nothing else is told of its address.
+    let inactive = |id: &str| replicas.contains(id) && !active.contains(id);
+    for shared in instances.iter_mut().filter(|instance| instance.enabled && inactive(&instance.id.name)) {
+        Arc::make_mut(shared).enabled = false;
+    }
+}
+
+/// Dubbo: rules for everybody first, then those for single providers. A rule changes parameters, as if the provider had
+/// registered with them.
 fn override_all(format: FormatName, instances: &mut [Arc<Instance>], controls: &[&Control]) {
     let mut rules: Vec<_> = controls
         .iter()
@@ -73,21 +89,19 @@ fn override_all(format: FormatName, instances: &mut [Arc<Instance>], controls: &
             _ => None,
         })
         .collect();
-    rules.sort_by_key(|rule| (rule.host.is_some(), rule.port.is_some()));
+    rules.sort_by_key(|rule| (rule.host.is_some(), rule.port.is_some(), rule.priority()));
     for rule in rules {
         for shared in instances.iter_mut().filter(|instance| rule.applies_to(instance)) {
             let instance = Arc::make_mut(shared);
+            // By its data, which no parameter outdoes.
+            let offline = !instance.enabled && dubbo::wants_traffic(&instance.metadata);
             for (key, value) in rule.settings() {
-                if rule.only_absent && instance.metadata.contains_key(key) {
-                    continue;
+                if !(rule.only_absent && instance.metadata.contains_key(key)) {
+                    instance.metadata.insert(key.into(), value.into());
                 }
-                match key {
-                    "weight" => instance.weight = fields::weight_text(Some(value), format.default_weight()),
-                    "disabled" => instance.enabled = fields::flag_text(value) != Some(true),
-                    _ => {}
-                }
-                instance.metadata.insert(key.into(), value.into());
             }
+            dubbo::settle(format, instance);
+            instance.enabled &= !offline;
         }
     }
 }

@@ -10,10 +10,14 @@ pub(super) struct Url;
 
 impl Format for Url {
     fn decode(&self, node: &Node<'_>, options: Options<'_>) -> Result<Decoded, DecodeError> {
+        let client = node.parent() == "client";
+        if client && node.is_below("motan") {
+            return Ok(Decoded::Control(Control::Consumer));
+        }
         let text = bytes::unquoted(node.data)?;
         let url = Split::of(&text)?;
         let motan = node.is_below("motan") || url.scheme.starts_with("motan");
-        if motan && node.parent() == "client" {
+        if client && motan {
             return Ok(Decoded::Control(Control::Consumer));
         }
         let mut instance = node.instance(url.address(options.default_port)?);

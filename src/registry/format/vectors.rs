@@ -153,7 +153,13 @@ fn same_control(expected: &Value, found: &Control) -> Result<(), String> {
         let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         let same = match key.as_str() {
             "kind" => wanted == found.kind(),
-            "entries" => as_json[key] == *wanted,
+            "entries" => {
+                let entries = |list: &Value| {
+                    let entry = |e: &Value| (e["select"].clone(), e["weight"].as_f64());
+                    list.as_array().map(|list| list.iter().map(entry).collect::<Vec<_>>())
+                };
+                entries(&as_json[key]) == entries(wanted)
+            }
             _ => text(&as_json[key]) == text(wanted),
         };
         if !same {

@@ -144,7 +144,9 @@ impl Service {
         let mut instances = Vec::with_capacity(self.nodes.len());
         let mut rejected = Vec::new();
         for (name, entry) in &self.nodes {
-            instances.extend(entry.good.iter().cloned());
+            if entry.counts(&self.base.reading) {
+                instances.extend(entry.good.iter().cloned());
+            }
             if let Some((reason, detail)) = &entry.bad {
                 rejected.push(Rejected { node: printable(name), reason: *reason, detail: detail.clone() });
             }
@@ -190,7 +192,8 @@ impl Service {
     }
 
     fn controls(&self) -> Vec<&Control> {
-        self.nodes.values().filter_map(|entry| entry.control.as_ref()).collect()
+        let counting = self.nodes.values().filter(|entry| entry.counts(&self.base.reading));
+        counting.filter_map(|entry| entry.control.as_ref()).collect()
     }
 
     /// The entry of a node, made if there is room; another incarnation starts afresh.
@@ -316,6 +319,11 @@ impl Service {
 }
 
 impl Entry {
+    /// Whether its last good value is in use.
+    fn counts(&self, reading: &Reading) -> bool {
+        self.bad.is_none() || !reading.drop_bad
+    }
+
     fn set_bad(&mut self, reason: RejectReason, detail: String) {
         self.data = None;
         // Who the primary was may be wrong by now, and wrong is worse than none.

@@ -1,7 +1,7 @@
 use super::*;
 use crate::model::{FormatChoice, FormatName, NodeFacts, PrimaryRule, ServiceName, Source};
 
-fn base(format: FormatChoice, catalog: bool) -> Base {
+pub(in crate::registry) fn base(format: FormatChoice, catalog: bool) -> Base {
     Base {
         name: ServiceName::new("orders").unwrap(),
         catalog,

@@ -20,6 +20,7 @@ use super::mirror::{Counters, EventKind, Found, Mirror, Place, Ticket};
 use super::session::{Link, LinkStatus, Session};
 use super::stats::Stats;
 use crate::model::{Source, Trust};
+use crate::registry::layout::Layout;
 use crate::registry::outbox::Outbox;
 use crate::registry::view::BaseView;
 use crate::registry::{Base, Change};
@@ -107,11 +108,10 @@ impl Driver {
         stats: Arc<Stats>,
         listings: Arc<Semaphore>,
     ) -> Self {
-        let (root, pattern) = (base.root(), base.pattern());
-        let path = if root.len() > 1 { root.trim_end_matches('/') } else { &root };
+        let layout = Arc::new(Layout::of(&base));
         Self {
-            target: Target { path: path.into(), pattern: pattern.clone(), chroot },
-            mirror: Mirror::with(path, pattern, MAX_CHILDREN),
+            target: Target { path: layout.root().into(), layout: Arc::clone(&layout), chroot },
+            mirror: Mirror::of(layout, MAX_CHILDREN),
             view: BaseView::new(&base),
             base,
             hosts,
@@ -304,6 +304,9 @@ impl Driver {
                 tracing::debug!(base, directory = &*above, "may not be listed; what is known below it stays");
                 self.mirror.listed_hidden(ticket, &above);
             }
+            Some(Part::Shut(place, reason, detail)) => {
+                self.mirror.listed_shut(ticket, place, reason, detail);
+            }
             Some(Part::Nodes(nodes)) => self.mirror.listed_nodes(ticket, nodes),
             Some(Part::End(end)) => self.on_end(ticket, end, tenure),
             None => {
@@ -361,9 +364,9 @@ impl Driver {
         {
             let since = self.unread_since.unwrap_or_else(Instant::now);
             let client = tenure.session.client.clone();
-            let base = Arc::clone(&self.target.path);
+            let layout = Arc::clone(&self.target.layout);
             tenure.reads.spawn(async move {
-                let answers = match list::read_nodes(client, base, question.places).await {
+                let answers = match list::read_nodes(client, layout, question.places).await {
                     Ok(answers) => answers,
                     Err(error) => {
                         tracing::debug!(%error, "reading changed nodes failed");

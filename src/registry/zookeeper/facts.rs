@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::model::{Incarnation, NodeFacts, RejectReason};
+use crate::registry::layout;
 use crate::registry::view::BaseView;
 
 /// How far below the base instances are.
@@ -145,12 +146,14 @@ pub(super) const DIRECTORY: &str = ".";
 pub(super) const RESERVED: &str = "zookeeper";
 
 impl Place {
-    /// The path below the base.
-    pub(super) fn below_base(&self) -> String {
-        match &self.child {
-            Some(child) => format!("{child}/{}", self.node),
-            None => self.node.to_string(),
-        }
+    /// Whether it stands for a directory.
+    pub(super) fn is_directory(&self) -> bool {
+        self.node.rsplit('/').next() == Some(DIRECTORY)
+    }
+
+    /// Whether it is beside its service's directory, and not in it.
+    pub(super) fn is_beside(&self) -> bool {
+        layout::is_beside(&self.node)
     }
 
     /// The directory's name in the tree: empty for a service's own.

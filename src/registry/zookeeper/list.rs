@@ -1,5 +1,6 @@
 //! Reading nodes, and whole listings, in multi-reads under deadlines.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,8 @@ use tokio::time::timeout;
 use zookeeper_client::{Client, Error, MultiReadResult, Stat};
 
 use super::facts::{Contents, Found, Place, RESERVED};
-use crate::model::{CatalogPattern, NodeFacts, Owner, RejectReason};
+use crate::model::{NodeFacts, Owner, RejectReason};
+use crate::registry::layout::{Inner, Layout};
 
 /// Nodes a service may have, and services a catalog.
 pub(super) const MAX_CHILDREN: usize = 100_000;
@@ -29,9 +31,9 @@ pub(super) const DEADLINE: Duration = Duration::from_secs(10);
 /// What is listed.
 #[derive(Debug, Clone)]
 pub(super) struct Target {
+    pub(super) layout: Arc<Layout>,
+    /// Its root.
     pub(super) path: Arc<str>,
-    /// Where the services of a catalog are below it.
-    pub(super) pattern: Option<CatalogPattern>,
     /// Whether the paths are below a chroot, which may be missing.
     pub(super) chroot: bool,
 }
@@ -42,6 +44,8 @@ pub(super) enum Part {
     Folder(Arc<str>, Contents),
     /// A directory on the way to services that may not be listed.
     Hidden(Arc<str>),
+    /// A folder of nodes in or beside its service's that may not be listed, or not be taken.
+    Shut(Place, RejectReason, String),
     Nodes(Vec<(Place, Found)>),
     End(Result<(), ListError>),
 }
@@ -71,17 +75,14 @@ pub(super) async fn list(client: Client, target: Target, parts: mpsc::Sender<Par
 /// Reads nodes. The answer is an error where the request failed as a whole.
 pub(super) async fn read_nodes(
     client: Client,
-    base: Arc<str>,
+    layout: Arc<Layout>,
     places: Vec<Place>,
 ) -> Result<Vec<(Place, Found)>, Error> {
     let mut reader = client.new_multi_reader();
     let mut asked = Vec::with_capacity(places.len());
     let mut out = Vec::with_capacity(places.len());
     for place in places {
-        let path = match &place.child {
-            Some(child) => join(&join(&base, child), &place.node),
-            None => join(&base, &place.node),
-        };
+        let path = join(layout.root(), &layout.below(place.child.as_deref(), &place.node));
         match reader.add_get_data(&path) {
             Ok(()) => asked.push(place),
             Err(why) => out.push((place, Found::Refused(RejectReason::BadName, why.to_string()))),
@@ -170,26 +171,62 @@ impl<'l> FolderReads<'l> {
     }
 }
 
+/// What is to be read, and to be listed first.
+#[derive(Debug, Default)]
+struct Places {
+    nodes: Vec<Place>,
+    /// Folders of nodes that are not their services' own, each as a place in its service's.
+    folders: Vec<Place>,
+}
+
+impl Places {
+    /// Adds what a service's folder holds.
+    fn add(&mut self, layout: &Layout, child: Option<&Arc<str>>, names: Vec<String>) {
+        let place = |node: &str| Place { child: child.cloned(), node: node.into() };
+        self.add_beside(layout, child);
+        for name in names {
+            match layout.inner(&name) {
+                Some(Inner::All) => self.folders.push(place(&name)),
+                Some(Inner::Only(inside)) => {
+                    self.nodes.extend(inside.iter().map(|inside| place(&format!("{name}/{inside}"))));
+                }
+                None => {}
+            }
+            self.nodes.push(place(&name));
+        }
+    }
+
+    /// Adds the folder beside a service's.
+    fn add_beside(&mut self, layout: &Layout, child: Option<&Arc<str>>) {
+        let beside = layout.beside();
+        self.folders.extend(beside.map(|beside| Place { child: child.cloned(), node: beside.into() }));
+    }
+}
+
 type Folders = Vec<(Arc<str>, Result<Vec<String>, Contents>)>;
 
 impl Lister {
     async fn run(&self) -> Result<(), ListError> {
-        let path = &self.target.path;
-        within_deadline(self.client.sync(path)).await.map_err(|e| self.failed(e))?;
-        let mut names = match within_deadline(self.client.list_children(path)).await {
+        let Target { layout, path: root, .. } = &self.target;
+        within_deadline(self.client.sync(root)).await.map_err(|e| self.failed(e))?;
+        // A catalog's root, or a single service's folder, which need not be the root of its layout.
+        let path: Arc<str> =
+            if layout.folder().is_empty() { Arc::clone(root) } else { join(root, layout.folder()).into() };
+        let mut names = match within_deadline(self.client.list_children(&path)).await {
             Ok(names) => names,
             Err(Error::NoNode) => return self.absent().await,
-            Err(Error::NoAuth) => return Err(ListError::Forbidden(Arc::clone(path))),
+            Err(Error::NoAuth) => return Err(ListError::Forbidden(path)),
             Err(error) => return Err(self.failed(error)),
         };
         if names.len() > MAX_CHILDREN {
-            return Err(ListError::TooLarge(Arc::clone(path), names.len()));
+            return Err(ListError::TooLarge(path, names.len()));
         }
-        if &**path == "/" {
+        if &*path == "/" {
             names.retain(|name| name != RESERVED);
         }
-        let places = match &self.target.pattern {
-            None => names.into_iter().map(|name| Place { child: None, node: name.into() }).collect(),
+        let mut places = Places::default();
+        match layout.pattern() {
+            None => places.add(layout, None, names),
             Some(pattern) => {
                 let mut last_is_literal = false;
                 // The first segment is a star, whose directories these are.
@@ -200,13 +237,14 @@ impl Lister {
                         None => self.below(names).await?,
                     };
                     if names.len() > MAX_CHILDREN {
-                        return Err(ListError::TooLarge(Arc::clone(path), names.len()));
+                        return Err(ListError::TooLarge(path, names.len()));
                     }
                 }
-                self.folders(names, last_is_literal).await?
+                self.folders(names, last_is_literal, &mut places).await?;
             }
-        };
-        self.nodes(places).await
+        }
+        self.other_folders(&mut places).await?;
+        self.nodes(places.nodes).await
     }
 
     /// A base that is not there is empty, unless the chroot above it is missing too: then the connect
@@ -242,34 +280,70 @@ impl Lister {
     }
 
     /// Lists the services' directories. With `sparse` they may not be there: their names were guessed.
-    async fn folders(&self, names: Vec<String>, sparse: bool) -> Result<Vec<Place>, ListError> {
-        let mut places = Vec::new();
+    async fn folders(&self, names: Vec<String>, sparse: bool, places: &mut Places) -> Result<(), ListError> {
         let mut folders = FolderReads::new(self, names);
         while let Some(folders) = folders.next().await? {
             for (child, names) in folders {
                 let contents = match names {
-                    Err(Contents::Vanished) if sparse => continue,
+                    Err(Contents::Vanished) if sparse => {
+                        // It may come yet.
+                        places.add_beside(&self.target.layout, Some(&child));
+                        continue;
+                    }
                     Err(contents) => contents,
                     Ok(names) if names.len() > MAX_CHILDREN => Contents::Refused(
                         RejectReason::TooLarge,
                         format!("{} nodes, more than the {MAX_CHILDREN} that are taken", names.len()),
                     ),
                     Ok(names) => {
-                        places.extend(
-                            names
-                                .into_iter()
-                                .map(|name| Place { child: Some(Arc::clone(&child)), node: name.into() }),
-                        );
+                        places.add(&self.target.layout, Some(&child), names);
                         Contents::Listed
                     }
                 };
-                if places.len() > MAX_NODES {
-                    return Err(ListError::TooMany(Arc::clone(&self.target.path)));
-                }
+                self.check(places)?;
                 self.say(Part::Folder(child, contents)).await;
             }
         }
-        Ok(places)
+        Ok(())
+    }
+
+    /// Lists the folders of nodes that are in services' folders, or beside them. They need not be there.
+    async fn other_folders(&self, places: &mut Places) -> Result<(), ListError> {
+        let layout = &self.target.layout;
+        let mut wanted: HashMap<String, Place> = std::mem::take(&mut places.folders)
+            .into_iter()
+            .map(|place| (layout.below(place.child.as_deref(), &place.node), place))
+            .collect();
+        let mut folders = FolderReads::new(self, wanted.keys().cloned().collect());
+        while let Some(folders) = folders.next().await? {
+            for (below, names) in folders {
+                let Some(folder) = wanted.remove(&*below) else { continue };
+                match names {
+                    Ok(names) if names.len() > MAX_CHILDREN => {
+                        let detail =
+                            format!("{} nodes, more than the {MAX_CHILDREN} that are taken", names.len());
+                        self.say(Part::Shut(folder, RejectReason::TooLarge, detail)).await;
+                    }
+                    Ok(names) => places.nodes.extend(names.into_iter().map(|name| Place {
+                        child: folder.child.clone(),
+                        node: format!("{}/{name}", folder.node).into(),
+                    })),
+                    Err(Contents::Refused(reason, detail)) => {
+                        self.say(Part::Shut(folder, reason, detail)).await;
+                    }
+                    Err(Contents::Vanished | Contents::Listed) => {}
+                }
+                self.check(places)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self, places: &Places) -> Result<(), ListError> {
+        if places.nodes.len() > MAX_NODES {
+            return Err(ListError::TooMany(Arc::clone(&self.target.path)));
+        }
+        Ok(())
     }
 
     async fn nodes(&self, places: Vec<Place>) -> Result<(), ListError> {
@@ -282,13 +356,23 @@ impl Lister {
                 if chunk.is_empty() {
                     break;
                 }
-                jobs.spawn(read_nodes(self.client.clone(), Arc::clone(&self.target.path), chunk));
+                jobs.spawn(read_nodes(self.client.clone(), Arc::clone(&self.target.layout), chunk));
             }
             let Some(done) = jobs.join_next().await else { return Ok(()) };
             let nodes = self.joined(done)?;
             batch.adapt(nodes.len(), nodes.iter().map(|(_, found)| size_of_found(found)).sum());
-            self.say(Part::Nodes(nodes)).await;
+            self.say(Part::Nodes(self.without_guesses(nodes))).await;
         }
+    }
+
+    /// Not there is what was looked for unlisted: that is no news of it.
+    fn without_guesses(&self, mut nodes: Vec<(Place, Found)>) -> Vec<(Place, Found)> {
+        let guessed = |place: &Place| {
+            let folder = place.node.split_once('/').and_then(|(folder, _)| self.target.layout.inner(folder));
+            matches!(folder, Some(Inner::Only(_)))
+        };
+        nodes.retain(|(place, found)| *found != Found::Absent || !guessed(place));
+        nodes
     }
 
     async fn say(&self, part: Part) {

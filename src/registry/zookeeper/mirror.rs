@@ -11,7 +11,8 @@ use std::sync::Arc;
 pub use super::facts::{Contents, Counters, Delta, Depth, EventKind, Found, Place, Question};
 use super::facts::{DIRECTORY, RESERVED};
 use super::tree::{Put, Tree};
-use crate::model::{CatalogPattern, CatalogPlace, NodeFacts, RejectReason, Source};
+use crate::model::{NodeFacts, RejectReason, Source};
+use crate::registry::layout::{Layout, Spot};
 
 /// Names one listing. Answers of a listing that was given up are ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,9 +27,7 @@ const MAX_WANTED: usize = 20_000;
 /// The mirror of one base path.
 #[derive(Debug)]
 pub struct Mirror {
-    base: String,
-    /// Where the services of a catalog are below it.
-    pattern: Option<CatalogPattern>,
+    layout: Arc<Layout>,
     tree: Tree,
     /// Number of the newest event.
     seq: u64,
@@ -76,7 +75,7 @@ enum Purpose {
 }
 
 /// Where a path lies.
-enum Spot {
+enum At {
     Base,
     Folder(Arc<str>),
     Node(Place),
@@ -87,15 +86,14 @@ impl Mirror {
     /// An empty mirror of `base` (absolute, without a slash at its end unless it is the root). A directory
     /// takes at most `cap` nodes.
     pub fn new(base: &str, depth: Depth, cap: usize) -> Self {
-        Self::with(base, (depth == Depth::Catalog).then(|| CatalogPattern::children_of(base)), cap)
+        Self::of(Arc::new(Layout::plain(base, depth == Depth::Catalog)), cap)
     }
 
-    /// The same of a catalog's pattern, or of a service.
-    pub fn with(base: &str, pattern: Option<CatalogPattern>, cap: usize) -> Self {
-        let depth = if pattern.is_some() { Depth::Catalog } else { Depth::Service };
+    /// The same of any layout.
+    pub fn of(layout: Arc<Layout>, cap: usize) -> Self {
+        let depth = if layout.pattern().is_some() { Depth::Catalog } else { Depth::Service };
         Self {
-            base: base.to_owned(),
-            pattern,
+            layout,
             tree: Tree::new(depth, cap),
             seq: 0,
             floor: 0,
@@ -116,32 +114,32 @@ impl Mirror {
     /// A watch event. Paths that are not at the depths we mirror are ignored.
     pub fn event(&mut self, kind: EventKind, path: &str) {
         self.tree.told_by(Source::Event);
-        match (self.spot(path), kind) {
-            (Spot::Elsewhere, _) | (Spot::Base | Spot::Folder(_), EventKind::Changed) => {}
-            (Spot::Base, kind) => {
+        match (self.place(path), kind) {
+            (At::Elsewhere, _) | (At::Base | At::Folder(_), EventKind::Changed) => {}
+            (At::Base, kind) => {
                 self.void_answers();
                 if kind == EventKind::Deleted {
                     self.counters.removed_by_event += self.tree.drop_everything();
                 }
                 self.again = true;
             }
-            (Spot::Folder(child), EventKind::Created) => {
+            (At::Folder(child), EventKind::Created) => {
                 self.touch(&child, false);
                 self.tree.ensure_folder(&child);
             }
-            (Spot::Folder(child), EventKind::Deleted) => {
+            (At::Folder(child), EventKind::Deleted) => {
                 self.touch(&child, false);
                 self.counters.removed_by_event += self.tree.drop_folder(&child);
             }
-            (Spot::Node(place), EventKind::Deleted) => {
-                self.touch(&place.below_base(), false);
+            (At::Node(place), EventKind::Deleted) => {
+                self.touch(&self.below(&place), false);
                 self.wanted.remove(&place);
                 if self.tree.forget(&place) {
                     self.counters.removed_by_event += 1;
                 }
             }
-            (Spot::Node(place), _) => {
-                self.touch(&place.below_base(), true);
+            (At::Node(place), _) => {
+                self.touch(&self.below(&place), true);
                 self.want(place);
             }
         }
@@ -186,7 +184,7 @@ impl Mirror {
             self.give_up_reading();
         }
         for (place, found) in answers {
-            let below = place.below_base();
+            let below = self.below(&place);
             if self.touched_since(&below, at) {
                 self.counters.stale_replies += 1;
                 continue;
@@ -250,12 +248,24 @@ impl Mirror {
         }
     }
 
+    /// A folder of nodes that is not its service's own, and whose content could not be listed: what is known of it
+    /// stays. `place`: the folder itself, in its service's.
+    pub fn listed_shut(&mut self, ticket: Ticket, place: Place, reason: RejectReason, detail: String) {
+        if self.purpose(ticket).is_some() {
+            self.tree.told_by(Source::Listing);
+            self.tree.mark_inside(&place, ticket.id);
+            let shut = Place { node: format!("{}/{DIRECTORY}", place.node).into(), ..place };
+            self.reject(shut.clone(), reason, detail);
+            self.tree.mark(&shut, ticket.id);
+        }
+    }
+
     /// Nodes, as the listing found them.
     pub fn listed_nodes(&mut self, ticket: Ticket, nodes: Vec<(Place, Found)>) {
         let Some(purpose) = self.purpose(ticket) else { return };
         self.tree.told_by(Source::Listing);
         for (place, found) in nodes {
-            let below = if self.touched.is_empty() { String::new() } else { place.below_base() };
+            let below = if self.touched.is_empty() { String::new() } else { self.below(&place) };
             if self.touched_since(&below, ticket.at) {
                 self.counters.stale_replies += 1;
                 continue;
@@ -307,11 +317,10 @@ impl Mirror {
 
     /// Nodes that were created or changed and are yet to be read, as far as that may still come.
     pub fn unread(&self) -> impl Iterator<Item = Place> {
-        let prefix = if self.base == "/" { "" } else { self.base.as_str() };
         let unread = self.touched.iter().filter(|(_, touch)| touch.unread);
-        unread.filter_map(move |(below, _)| match self.spot(&format!("{prefix}/{below}")) {
-            Spot::Node(place) => Some(place),
-            Spot::Base | Spot::Folder(_) | Spot::Elsewhere => None,
+        unread.filter_map(|(below, _)| match self.place_below(below) {
+            At::Node(place) => Some(place),
+            At::Base | At::Folder(_) | At::Elsewhere => None,
         })
     }
 
@@ -340,29 +349,32 @@ impl Mirror {
         self.tree.nodes()
     }
 
-    fn spot(&self, path: &str) -> Spot {
-        if path == self.base {
-            return Spot::Base;
-        }
-        let prefix = if self.base == "/" { "" } else { self.base.as_str() };
-        let Some(below) = path.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('/')) else {
-            return Spot::Elsewhere;
+    fn place(&self, path: &str) -> At {
+        let below = match self.layout.root() {
+            "/" => path.strip_prefix('/'),
+            root if root == path => Some(""),
+            root => path.strip_prefix(root).and_then(|rest| rest.strip_prefix('/')),
         };
-        if self.base == "/" && below.split('/').next() == Some(RESERVED) {
-            return Spot::Elsewhere;
+        below.map_or(At::Elsewhere, |below| self.place_below(below))
+    }
+
+    fn place_below(&self, below: &str) -> At {
+        if self.layout.root() == "/" && below.split('/').next() == Some(RESERVED) {
+            return At::Elsewhere;
         }
-        let Some(pattern) = &self.pattern else {
-            let node = Place { child: None, node: below.into() };
-            return if below.contains('/') { Spot::Elsewhere } else { Spot::Node(node) };
-        };
-        match pattern.place(below) {
-            CatalogPlace::Service(child) => Spot::Folder(child.into()),
-            CatalogPlace::Node(child, node) => {
-                let child = self.tree.folder_name(child);
-                Spot::Node(Place { child: Some(child), node: node.into() })
+        match self.layout.place(below) {
+            Spot::Base => At::Base,
+            Spot::Folder(child) => At::Folder(child.into()),
+            Spot::Node(child, node) => {
+                let child = child.map(|child| self.tree.folder_name(&child));
+                At::Node(Place { child, node: (&*node).into() })
             }
-            CatalogPlace::Above | CatalogPlace::Elsewhere => Spot::Elsewhere,
+            Spot::Above | Spot::Beside(_) | Spot::Elsewhere => At::Elsewhere,
         }
+    }
+
+    fn below(&self, place: &Place) -> String {
+        self.layout.below(place.child.as_deref(), &place.node)
     }
 
     fn touch(&mut self, below: &str, unread: bool) {
@@ -461,7 +473,7 @@ impl Mirror {
             self.counters.removed_by_listing += self.tree.drop_folder(&child);
         }
         for place in gone {
-            let below = place.below_base();
+            let below = self.below(&place);
             let told = !self.tree.is_forbidden(&place);
             // False for the nodes of a directory that went as a whole.
             if self.touched_since(&below, at) || !self.tree.forget(&place) {
@@ -470,7 +482,7 @@ impl Mirror {
             if told {
                 self.note_drift(listing.purpose, &below);
             }
-            self.counters.removed_by_listing += u64::from(&*place.node != DIRECTORY);
+            self.counters.removed_by_listing += u64::from(!place.is_directory());
         }
     }
 }

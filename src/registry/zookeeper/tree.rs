@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::facts::{DIRECTORY, Delta, Depth, Place};
+use super::facts::{Delta, Depth, Place};
 use crate::model::{NodeFacts, RejectReason, Source};
 
 /// Directories with their nodes. Every change of them leaves a [`Delta`].
@@ -13,6 +13,8 @@ pub(super) struct Tree {
     cap: usize,
     /// By child directory; a service's own nodes are under "".
     folders: HashMap<Arc<str>, Folder>,
+    /// The same for nodes beside such a directory: they stay where it goes.
+    beside: HashMap<Arc<str>, Folder>,
     deltas: Vec<(Source, Delta)>,
     /// What tells of the deltas to come.
     source: Source,
@@ -36,6 +38,13 @@ struct Folder {
     seen: u64,
 }
 
+impl Folder {
+    /// Notes that a listing had all of its nodes, whatever that has.
+    fn mark(&mut self, listing: u64) {
+        self.nodes.values_mut().for_each(|entry| entry.seen = listing);
+    }
+}
+
 #[derive(Debug)]
 struct Entry {
     state: State,
@@ -54,7 +63,7 @@ impl Tree {
         if depth == Depth::Service {
             folders.insert(Arc::from(""), Folder::default());
         }
-        Self { depth, cap, folders, deltas: Vec::new(), source: Source::Event }
+        Self { depth, cap, folders, beside: HashMap::new(), deltas: Vec::new(), source: Source::Event }
     }
 
     pub(super) fn has_folder(&self, child: &str) -> bool {
@@ -107,7 +116,7 @@ impl Tree {
 
     /// Takes a node out. False where it was not known.
     pub(super) fn forget(&mut self, place: &Place) -> bool {
-        let folder = self.folders.get_mut(place.folder());
+        let folder = self.folder_mut(place);
         let known = folder.and_then(|folder| folder.nodes.remove(&place.node)).is_some();
         if known {
             self.note(Delta::Removed(place.clone()));
@@ -141,24 +150,33 @@ impl Tree {
     pub(super) fn mark_folder(&mut self, child: &str, listing: u64, all: bool) {
         if let Some(folder) = self.folders.get_mut(child) {
             folder.seen = listing;
-            if all {
-                folder.nodes.values_mut().for_each(|entry| entry.seen = listing);
-            }
+        }
+        if all {
+            let both = self.folders.get_mut(child).into_iter().chain(self.beside.get_mut(child));
+            both.for_each(|folder| folder.mark(listing));
         }
     }
 
     /// Notes that a listing could not look below a directory: everything there stays.
     pub(super) fn mark_below(&mut self, above: &str, listing: u64) {
         let below = |child: &str| child.strip_prefix(above).is_some_and(|rest| rest.starts_with('/'));
-        for (_, folder) in self.folders.iter_mut().filter(|(child, _)| below(child)) {
+        let both = self.folders.iter_mut().chain(&mut self.beside);
+        for (_, folder) in both.filter(|(child, _)| below(child)) {
             folder.seen = listing;
-            folder.nodes.values_mut().for_each(|entry| entry.seen = listing);
+            folder.mark(listing);
         }
+    }
+
+    /// Notes that a listing could not look into a folder in its service's: its nodes stay.
+    pub(super) fn mark_inside(&mut self, inner: &Place, listing: u64) {
+        let inside = |node: &str| node.strip_prefix(&*inner.node).is_some_and(|rest| rest.starts_with('/'));
+        let nodes = self.folder_mut(inner).into_iter().flat_map(|folder| &mut folder.nodes);
+        nodes.filter(|(node, _)| inside(node)).for_each(|(_, entry)| entry.seen = listing);
     }
 
     /// Notes that a listing had this node.
     pub(super) fn mark(&mut self, place: &Place, listing: u64) {
-        let folder = self.folders.get_mut(place.folder());
+        let folder = self.folder_mut(place);
         if let Some(entry) = folder.and_then(|folder| folder.nodes.get_mut(&place.node)) {
             entry.seen = listing;
         }
@@ -169,10 +187,13 @@ impl Tree {
     pub(super) fn unseen(&self, listing: u64) -> (Vec<Arc<str>>, Vec<Place>) {
         let catalog = self.depth == Depth::Catalog;
         let (mut folders, mut places) = (Vec::new(), Vec::new());
-        for (child, folder) in &self.folders {
-            if catalog && folder.seen != listing {
-                folders.push(Arc::clone(child));
-            }
+        folders.extend(
+            self.folders
+                .iter()
+                .filter(|(_, folder)| catalog && folder.seen != listing)
+                .map(|(c, _)| Arc::clone(c)),
+        );
+        for (child, folder) in self.folders.iter().chain(&self.beside) {
             for (node, entry) in &folder.nodes {
                 if entry.seen != listing {
                     let child = catalog.then(|| Arc::clone(child));
@@ -185,10 +206,9 @@ impl Tree {
 
     /// Whether it is a node, or a directory, that we were not allowed to read.
     pub(super) fn is_forbidden(&self, place: &Place) -> bool {
-        let folder = self.folders.get(place.folder());
+        let folder = if place.is_beside() { &self.beside } else { &self.folders }.get(place.folder());
         let entry = folder.and_then(|folder| folder.nodes.get(&place.node));
-        &*place.node == DIRECTORY
-            || entry.is_some_and(|entry| entry.state == State::Bad(RejectReason::Forbidden))
+        place.is_directory() || entry.is_some_and(|entry| entry.state == State::Bad(RejectReason::Forbidden))
     }
 
     /// What is told from now on comes from there.
@@ -207,7 +227,7 @@ impl Tree {
     /// Usable nodes and their incarnations.
     pub(super) fn nodes(&self) -> BTreeMap<Place, i64> {
         let mut out = BTreeMap::new();
-        for (child, folder) in &self.folders {
+        for (child, folder) in self.folders.iter().chain(&self.beside) {
             for (node, entry) in &folder.nodes {
                 if let State::Good { czxid, .. } = entry.state {
                     let child = (self.depth == Depth::Catalog).then(|| Arc::clone(child));
@@ -218,17 +238,26 @@ impl Tree {
         out
     }
 
+    fn folder_mut(&mut self, place: &Place) -> Option<&mut Folder> {
+        let folders = if place.is_beside() { &mut self.beside } else { &mut self.folders };
+        folders.get_mut(place.folder())
+    }
+
     fn set(&mut self, place: &Place, state: State, seen: Option<u64>) -> Put {
-        if let Some(child) = &place.child {
+        if place.is_beside() {
+            let child = place.child.clone().unwrap_or_else(|| "".into());
+            self.beside.entry(child).or_default();
+        } else if let Some(child) = &place.child {
             self.ensure_folder(child);
         }
-        let Some(folder) = self.folders.get_mut(place.folder()) else { return Put::Same };
+        let cap = self.cap;
+        let Some(folder) = self.folder_mut(place) else { return Put::Same };
         if let Some(entry) = folder.nodes.get_mut(&place.node) {
             let old = std::mem::replace(&mut entry.state, state);
             return if old == state { Put::Same } else { Put::News };
         }
         // While a listing runs, nodes that it will find gone still stand beside the new ones.
-        let room = if seen.is_some() { self.cap.saturating_mul(2) } else { self.cap };
+        let room = if seen.is_some() { cap.saturating_mul(2) } else { cap };
         if folder.nodes.len() >= room {
             return Put::Full;
         }

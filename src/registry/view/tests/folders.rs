@@ -207,6 +207,163 @@ fn two_registrations_of_one_dubbo_provider_are_one_instance_the_younger() {
     assert_eq!(now.instances[0].id.incarnation, TWO);
 }
 
+/// A rule of Dubbo's, as its node is named.
+fn rule(text: &str) -> String {
+    format!(
+        "../configurators/{}",
+        text.replace(':', "%3A")
+            .replace('/', "%2F")
+            .replace('?', "%3F")
+            .replace('=', "%3D")
+            .replace('&', "%26")
+    )
+}
+
+/// Weights of the enabled.
+fn weights(snapshot: &ServiceSnapshot) -> String {
+    let enabled = snapshot.instances.iter().filter(|instance| instance.enabled);
+    enabled.map(|i| format!("{}={}", i.id.name, i.weight)).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn dubbos_rules_beside_the_providers_come_and_go() {
+    let mut view = at("/dubbo/I/providers", FormatChoice::Auto, Reading::default());
+    let provider = |view: &mut BaseView, host: u8, params: &str| {
+        view.says(&format!("dubbo%3A%2F%2F192.0.2.{host}%3A20880%2FI%3F{params}"), "");
+    };
+    provider(&mut view, 1, "weight%3D50%26application%3Da");
+    provider(&mut view, 2, "timestamp%3D1720200000001%26application%3Db");
+    let before = view.now();
+    assert_eq!(weights(&before), "192.0.2.1:20880=50 192.0.2.2:20880=100");
+    let steps = [
+        ("override://0.0.0.0/I?weight=400", "192.0.2.1:20880=400 192.0.2.2:20880=400"),
+        ("override://192.0.2.1/I?weight=7", "192.0.2.1:20880=7 192.0.2.2:20880=400"),
+        ("override://192.0.2.1:20880/I?disabled=true", "192.0.2.2:20880=400"),
+        ("override://192.0.2.2/I?weight=0.5&priority=1", "192.0.2.2:20880=0.5"),
+        ("override://192.0.2.2/I?weight=9", "192.0.2.2:20880=0.5"),
+        ("override://192.0.2.2:20881/I?weight=8", "192.0.2.2:20880=0.5"),
+        ("override://0.0.0.0/I?application=a&disabled=true", "192.0.2.2:20880=0.5"),
+        ("override://0.0.0.0/I?disabled=true&enabled=false", "192.0.2.2:20880=0.5"),
+        ("absent://0.0.0.0/I?weight=3&zone=z1&warmup=1000", "192.0.2.2:20880=0.5"),
+        ("other://192.0.2.9:1/I", "192.0.2.2:20880=0.5"),
+    ];
+    let mut now = before;
+    for (text, expected) in steps {
+        view.says(&rule(text), "");
+        if let [Change::Updated { snapshot, .. }] =
+            view.take_changes(Instant::now(), Source::Event).as_slice()
+        {
+            now = Arc::clone(snapshot);
+        }
+        assert_eq!(weights(&now), expected, "{text}");
+        assert!(now.rejected.is_empty() && now.instances.len() == 2, "{text}");
+    }
+    let (first, second) = (&now.instances[0], &now.instances[1]);
+    assert_eq!((first.zone.as_deref(), second.zone.as_deref()), (Some("z1"), Some("z1")));
+    assert_eq!((first.warmup_ms, second.warmup_ms), (None, Some(1000)));
+    view.says(&rule("override://bad host"), "");
+    assert_eq!(view.now().rejected[0].reason, RejectReason::BadHost);
+    for text in steps.iter().map(|(text, _)| *text).chain(["override://bad host"]) {
+        view.remove(None, &rule(text));
+    }
+    let after = view.now();
+    assert_eq!(weights(&after), "192.0.2.1:20880=50 192.0.2.2:20880=100");
+    assert_eq!((after.instances[1].warmup_ms, after.rejected.len()), (Some(600_000), 0));
+}
+
+#[test]
+fn what_is_offline_stays_so_under_any_rule() {
+    let mut view = at("/sofa-rpc/I/providers", FormatChoice::Auto, Reading::default());
+    view.put(None, "bolt%3A%2F%2F192.0.2.1%3A12200%3Fweight%3D5", ONE, NodeFacts::default(), &[0]);
+    view.put(None, "bolt%3A%2F%2F192.0.2.2%3A12200%3Fdisabled%3Dtrue", ONE, NodeFacts::default(), &[1]);
+    assert_eq!(weights(&view.now()), "");
+    view.says(&rule("override://0.0.0.0/I?weight=6&disabled=false"), "");
+    assert_eq!(weights(&view.now()), "192.0.2.2:12200=6");
+}
+
+#[test]
+fn rules_of_a_catalogs_service_wait_for_it_and_outlive_it() {
+    let base = Base { path: "/dubbo/*/providers".into(), ..base(FormatChoice::Auto, true) };
+    let mut view = BaseView::new(&base);
+    let now = |view: &mut BaseView| match view.take_changes(Instant::now(), Source::Event).as_slice() {
+        [] => "nothing".to_owned(),
+        [Change::Updated { snapshot, .. }] => weights(snapshot),
+        [Change::Gone { .. }] => "gone".to_owned(),
+        other => panic!("{other:?}"),
+    };
+    let child = Some("I/providers");
+    let half = rule("override://0.0.0.0/I?weight=50");
+    let provider = "dubbo%3A%2F%2F192.0.2.1%3A20880%2FI";
+    view.put(child, &half, ONE, NodeFacts::default(), b"");
+    assert_eq!(now(&mut view), "nothing", "a rule makes no service");
+    for _ in 0..2 {
+        view.put(child, provider, ONE, NodeFacts::default(), b"");
+        assert_eq!(now(&mut view), "192.0.2.1:20880=50");
+        view.remove_service("I/providers");
+        assert_eq!(now(&mut view), "gone");
+    }
+    view.remove(child, &half);
+    view.reject(child, &rule("override://secret"), RejectReason::Forbidden, "no");
+    view.put(child, provider, ONE, NodeFacts::default(), b"");
+    assert_eq!(now(&mut view), "192.0.2.1:20880=100");
+}
+
+#[test]
+fn replicas_are_in_use_while_they_are_active() {
+    let mut view = at("/t/hits/replicas", FormatChoice::Auto, Reading::default());
+    let host = |n: u8| format!("host: 192.0.2.{n}\nport: 9009\ntcp_port: 9000\ndatabase: default\n");
+    for (name, n) in [("r1", 1), ("r2", 2)] {
+        view.says(name, "");
+        view.says(&format!("{name}/host"), &host(n));
+    }
+    view.says("r1/is_active", "UUID_1");
+    let now = view.now();
+    assert_eq!(
+        (members(&now).as_str(), weights(&now).as_str()),
+        ("r1=192.0.2.1:9000,r2=192.0.2.2:9000", "r1=1")
+    );
+    assert!(now.rejected.is_empty());
+    view.says("r2/is_active", "");
+    assert_eq!(weights(&view.now()), "r1=1 r2=1");
+    view.remove(None, "r1/is_active");
+    assert_eq!(weights(&view.now()), "r2=1");
+    // The folder of one replica: whoever looks at that alone has its address.
+    let mut view = at("/t/hits/replicas/r1", FormatChoice::Auto, Reading::default());
+    view.says("host", &host(1));
+    view.says("is_active", "");
+    view.says("queue", "");
+    let now = view.now();
+    assert_eq!((weights(&now).as_str(), now.rejected.len()), ("r1=1", 0));
+}
+
+#[test]
+fn read_only_bookies_are_beside_the_others_and_can_be_told_from_them() {
+    for (filter, expected) in [("", "192.0.2.1:3181"), ("true", "192.0.2.2:3181")] {
+        let filter = [(Box::from("readonly"), Box::from(filter))].into();
+        let mut view = at("/ledgers/available", FormatChoice::Auto, Reading { filter, ..Reading::default() });
+        for node in ["192.0.2.1:3181", "readonly", "readonly/192.0.2.2:3181"] {
+            view.says(node, "");
+        }
+        let now = view.now();
+        assert_eq!((members(&now), now.rejected.len()), (format!("{expected}={expected}"), 0));
+    }
+}
+
+#[test]
+fn bad_data_costs_an_instance_where_a_service_says_so() {
+    let mut view = at("/data/kv", NUMBERED, Reading { drop_bad: true, ..Reading::default() });
+    view.says("1", "h:1");
+    view.says("2", "h:2");
+    view.says("primary", "2");
+    assert_eq!(view.now().primary.as_deref(), Some("2"));
+    view.says("2", "h:x");
+    let now = view.now();
+    assert_eq!((members(&now).as_str(), now.primary.as_deref()), ("1=h:1", None));
+    assert_eq!(rejected(&now), ["2 bad_port"]);
+    view.says("2", "h:3");
+    assert_eq!(members(&view.now()), "1=h:1,2=h:3");
+}
+
 #[test]
 fn spring_and_dubbo_registrations_of_one_application_do_not_mix() {
     let curator = |id: &str, class: &str| {
