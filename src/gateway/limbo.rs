@@ -16,7 +16,7 @@ use crate::config::plan::{Plan, VanishGuard};
 use crate::model::{Host, Protocol, RegistryName, ServiceName, ServiceSnapshot};
 use crate::table::{InstanceState, RoutingTable, ServiceSpec};
 use crate::telemetry::Outcome;
-use crate::transport::check;
+use crate::transport::{check, is_shortage};
 
 /// A probe that is not answered by then has failed.
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -254,23 +254,20 @@ fn base_of(service: &ServiceName) -> &str {
 /// Whether somebody answers in the protocol of the service. That a connection stands proves little: the kernel
 /// accepts for a process that hangs.
 async fn answers(spec: &ServiceSpec, question: &Question) -> bool {
-    match spec.defaults.protocol {
-        Protocol::Tcp => dial(spec, question).await.is_ok(),
-        Protocol::H2 => match dial(spec, question).await {
-            Ok(stream) => check::answers_http2(stream).await,
-            Err(_) => false,
-        },
+    // Who cannot be asked has not failed to answer.
+    ask(spec, question).await.unwrap_or_else(|error| is_shortage(&error))
+}
+
+async fn ask(spec: &ServiceSpec, question: &Question) -> io::Result<bool> {
+    Ok(match spec.defaults.protocol {
+        Protocol::Tcp => dial(spec, question).await.map(|_| true)?,
+        Protocol::H2 => check::answers_http2(dial(spec, question).await?).await,
         Protocol::Http1 => {
             let authority = question.instance.address.to_string();
-            for asked in [check::ANYTHING, check::ITS_ROOT] {
-                let Ok(stream) = dial(spec, question).await else { return false };
-                if check::answers_http1(stream, &authority, asked).await {
-                    return true;
-                }
-            }
-            false
+            check::answers_http1(dial(spec, question).await?, &authority, check::ANYTHING).await
+                || check::answers_http1(dial(spec, question).await?, &authority, check::ITS_ROOT).await
         }
-    }
+    })
 }
 
 /// A connection to the first address that takes one.

@@ -162,6 +162,9 @@ fn each(upstream: &Upstream, usual: &Arc<CheckPlan>, mut check: impl FnMut(&Arc<
 impl Checked {
     fn judge(&mut self, prober: &Prober, verdict: Result<(), Failed>) {
         let (service, now) = (self.service.as_str(), Instant::now());
+        if matches!(&verdict, Err(Failed::Connect(error)) if error.is_ours()) {
+            return;
+        }
         prober.metrics.checked(service, verdict.is_ok());
         match verdict {
             Ok(()) => {

@@ -8,8 +8,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::net::TcpStream;
-
 use super::body::Body;
 use super::context::ProxyContext;
 use crate::model::Protocol;
@@ -54,6 +52,9 @@ pub(super) fn connect_failed(
     endpoint: &Arc<Endpoint>,
     error: &ConnectError,
 ) {
+    if error.is_ours() {
+        return;
+    }
     if let Some(spell) = endpoint.eject(Reason::Connect, Instant::now()) {
         ejected(Prober::of(context), service, endpoint, spell, Some(error));
     }
@@ -134,7 +135,10 @@ impl Prober {
 
     /// Asks one that keeps a request waiting whether it is there at all, and takes it out where it is not.
     pub(super) async fn suspect(self, service: String, endpoint: Arc<Endpoint>) {
-        if endpoint.ejected().is_some() || endpoint.is_closed() || self.says_something(&endpoint).await {
+        if endpoint.ejected().is_some() || endpoint.is_closed() {
+            return;
+        }
+        if self.says_something(&endpoint).await != Some(false) {
             return;
         }
         if let Some(spell) = endpoint.eject(Reason::Silent, Instant::now()) {
@@ -147,34 +151,27 @@ impl Prober {
         if matches!(endpoint.ejected(), Some((Reason::Connect, ..)) | None) {
             return self.transport.dial(&endpoint.target).await.is_ok();
         }
-        self.says_something(endpoint).await
+        self.says_something(endpoint).await == Some(true)
     }
 
-    /// Whether it answers what any server does.
-    async fn says_something(&self, endpoint: &Endpoint) -> bool {
+    /// Whether it answers what any server does; `None` where it could not be asked.
+    async fn says_something(&self, endpoint: &Endpoint) -> Option<bool> {
         let asked = async {
             let authority = &*endpoint.address;
-            match endpoint.target.protocol {
-                Protocol::Tcp => self.dial(endpoint).await.is_some(),
-                Protocol::H2 => match self.dial(endpoint).await {
-                    Some(stream) => check::answers_http2(stream).await,
-                    None => false,
-                },
+            let dial = || self.transport.dial(&endpoint.target);
+            Ok(match endpoint.target.protocol {
+                Protocol::Tcp => dial().await.map(|_| true)?,
+                Protocol::H2 => check::answers_http2(dial().await?).await,
                 Protocol::Http1 => {
-                    for asked in [check::ANYTHING, check::ITS_ROOT] {
-                        let Some(stream) = self.dial(endpoint).await else { return false };
-                        if check::answers_http1(stream, authority, asked).await {
-                            return true;
-                        }
-                    }
-                    false
+                    check::answers_http1(dial().await?, authority, check::ANYTHING).await
+                        || check::answers_http1(dial().await?, authority, check::ITS_ROOT).await
                 }
-            }
+            })
         };
-        tokio::time::timeout(PROBE_TIMEOUT, asked).await.unwrap_or(false)
-    }
-
-    async fn dial(&self, endpoint: &Endpoint) -> Option<TcpStream> {
-        self.transport.dial(&endpoint.target).await.ok()
+        match tokio::time::timeout(PROBE_TIMEOUT, asked).await {
+            Ok(Ok(answers)) => Some(answers),
+            Ok(Err::<_, ConnectError>(error)) if error.is_ours() => None,
+            Ok(Err(_)) | Err(_) => Some(false),
+        }
     }
 }

@@ -147,6 +147,8 @@ pub(super) fn decide(failed: &Failed, facts: Facts, spent: Spent) -> Option<Agai
         fits.then_some(Again { reason, price, same })
     };
     match failed {
+        // Another instance would take a descriptor, too.
+        Failed::Connect(cause) if cause.is_ours() => None,
         Failed::Connect(_) => free(Reason::ConnectFailed, false),
         Failed::Unsent { .. } => free(Reason::Unsent, spent.unsent < HAND_BACKS),
         Failed::Refused(_) => free(Reason::RefusedStream, spent.unsent < HAND_BACKS),
@@ -212,6 +214,7 @@ impl Failed {
     /// What the client is told of it. A status is an answer, and a body of the client's is the caller's to tell.
     pub(super) fn into_error(self) -> ProxyError {
         match self {
+            Self::Connect(cause) if cause.is_ours() => ProxyError::Overloaded,
             Self::Connect(cause) => ProxyError::ConnectFailed(cause.to_string()),
             Self::Unsent { .. } => ProxyError::ConnectFailed("the connection ended at once".into()),
             Self::Refused(cause) | Self::Reset { cause, .. } => ProxyError::UpstreamReset(cause),

@@ -125,6 +125,10 @@ async fn connect(
             }
             Err(error) => {
                 lease.settle(Outcome::ConnectFailed, None);
+                if error.is_ours() {
+                    record.error = Some("overloaded");
+                    return None;
+                }
                 probe::connect_failed(context, service.as_str(), &endpoint, &error);
                 tried.push(endpoint.target.id);
             }

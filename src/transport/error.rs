@@ -59,6 +59,20 @@ pub enum ConnectError {
     },
 }
 
+/// Whether a connection did not come about for want of descriptors or memory here: that tells nothing of who was dialled.
+pub fn is_shortage(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let raw = error.raw_os_error();
+    [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM].iter().any(|no| raw == Some(no.raw_os_error()))
+}
+
+impl ConnectError {
+    /// Whether it is for want of something here: see [`is_shortage`].
+    pub fn is_ours(&self) -> bool {
+        matches!(self, Self::Unreachable { cause, .. } | Self::Dns { cause, .. } if is_shortage(cause))
+    }
+}
+
 /// No answer's head came.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {

@@ -28,7 +28,7 @@ mod upgraded;
 
 pub use body::UpstreamBody;
 pub use client::{Connection, Transport, TransportOptions};
-pub use error::{BoxError, ConnectError, ProtocolError, Reset, SendError, UpstreamBodyError};
+pub use error::{BoxError, ConnectError, ProtocolError, Reset, SendError, UpstreamBodyError, is_shortage};
 pub use outgoing::{Outgoing, RequestBody};
 pub use target::Target;
 pub(crate) use turn::Turn;

@@ -116,7 +116,7 @@ async fn a_primary_and_a_successor_that_comes_as_it_goes_change_in_one_step() {
         client
     });
     let changes = successions(&mut seen, "n-0000000200").await;
-    assert!(changes > 20, "the news of {changes} changes");
+    assert!(changes > 5, "the news of {changes} changes");
     drop(writing.await.unwrap());
     // With its session goes the last: nobody is left to lead.
     seen.until("nobody leads", |seen| seen.services["orders"].primary.is_none()).await;
@@ -145,7 +145,7 @@ async fn a_pointer_to_a_primary_that_comes_as_the_old_one_goes_moves_in_one_step
         client
     });
     let changes = successions(&mut seen, "200").await;
-    assert!(changes > 20, "the news of {changes} changes");
+    assert!(changes > 5, "the news of {changes} changes");
     drop(writing.await.unwrap());
 }
 

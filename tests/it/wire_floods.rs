@@ -6,19 +6,19 @@ use std::thread;
 use crate::wire_h2::echo;
 use crate::wire_support::*;
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
+pub const DATA: u8 = 0;
+pub const HEADERS: u8 = 1;
 const RESET: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
+pub const SETTINGS: u8 = 4;
+pub const PING: u8 = 6;
 const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub const WINDOW_UPDATE: u8 = 8;
+pub const CONTINUATION: u8 = 9;
+pub const END_STREAM: u8 = 1;
+pub const END_HEADERS: u8 = 4;
 const REFUSED_STREAM: u32 = 7;
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let len = payload.len();
     let mut out = vec![(len >> 16) as u8, (len >> 8) as u8, len as u8, kind, flags];
     out.extend(stream.to_be_bytes());
@@ -27,7 +27,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 /// A header block: a request for this path, every field a literal or from the static table.
-fn block(method: u8, path: &str) -> Vec<u8> {
+pub fn block(method: u8, path: &str) -> Vec<u8> {
     let mut out = vec![0x80 | method, 0x86, 0x04, path.len() as u8];
     out.extend(path.bytes());
     out.extend([0x01, 12]);
@@ -35,8 +35,28 @@ fn block(method: u8, path: &str) -> Vec<u8> {
     out
 }
 
-fn get_block(path: &str) -> Vec<u8> {
+pub fn get_block(path: &str) -> Vec<u8> {
     block(2, path)
+}
+
+/// Streams opened and reset at once.
+pub fn rapid_reset(index: u32) -> Vec<u8> {
+    let mut out = Vec::new();
+    for stream in (index * 50..index * 50 + 50).map(|n| n * 2 + 1) {
+        out.extend(frame(HEADERS, END_HEADERS | END_STREAM, stream, &get_block("/o/never")));
+        out.extend(frame(RESET, 0, stream, &8_u32.to_be_bytes()));
+    }
+    out
+}
+
+/// Streams opened, and broken so that it is we who reset them: an update by nothing is an error of the stream.
+pub fn made_you_reset(index: u32) -> Vec<u8> {
+    let mut out = Vec::new();
+    for stream in (index * 50..index * 50 + 50).map(|n| n * 2 + 1) {
+        out.extend(frame(HEADERS, END_HEADERS | END_STREAM, stream, &get_block("/o/never")));
+        out.extend(frame(WINDOW_UPDATE, 0, stream, &0_u32.to_be_bytes()));
+    }
+    out
 }
 
 /// What the gateway says to a client of raw frames.
@@ -110,14 +130,7 @@ fn flood(name: &str, pieces: usize, open_with: &[u8], piece: impl Fn(u32) -> Vec
 
 #[test]
 fn streams_opened_and_reset_at_once_end_the_connection() {
-    flood("rapid reset", 100, &[], |index| {
-        let mut out = Vec::new();
-        for stream in (index * 50..index * 50 + 50).map(|n| n * 2 + 1) {
-            out.extend(frame(HEADERS, END_HEADERS | END_STREAM, stream, &get_block("/o/never")));
-            out.extend(frame(RESET, 0, stream, &8_u32.to_be_bytes()));
-        }
-        out
-    });
+    flood("rapid reset", 100, &[], rapid_reset);
 }
 
 #[test]
@@ -143,15 +156,7 @@ fn a_flood_of_settings_or_pings_ends_the_connection() {
 #[test]
 fn a_flood_of_window_updates_and_streams_that_we_are_made_to_reset_end_the_connection() {
     flood("window update", 100, &[], |_| frame(WINDOW_UPDATE, 0, 0, &1_u32.to_be_bytes()).repeat(50));
-    // An update by nothing is an error of the stream, so that it is we who reset it.
-    flood("made you reset", 200, &[], |index| {
-        let mut out = Vec::new();
-        for stream in (index * 50..index * 50 + 50).map(|n| n * 2 + 1) {
-            out.extend(frame(HEADERS, END_HEADERS | END_STREAM, stream, &get_block("/o/never")));
-            out.extend(frame(WINDOW_UPDATE, 0, stream, &0_u32.to_be_bytes()));
-        }
-        out
-    });
+    flood("made you reset", 200, &[], made_you_reset);
 }
 
 #[test]

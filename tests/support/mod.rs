@@ -5,6 +5,7 @@ pub mod example;
 pub mod fault;
 pub mod forked;
 pub mod gateway;
+pub mod hostile;
 pub mod http;
 pub mod instance;
 pub mod kvstore;

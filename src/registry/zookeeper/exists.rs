@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 use zookeeper_client::Error;
 
 use super::Task;
-use super::session::{self, ConnectOptions, Link, LinkStatus, Session};
+use super::session::{ConnectOptions, Link, LinkStatus, Session};
 
 /// A request's deadline.
 const DEADLINE: Duration = Duration::from_secs(4);
@@ -40,7 +40,7 @@ impl Existence {
     /// Outside a tokio runtime.
     pub fn start(options: ConnectOptions) -> Self {
         let (status, link) = watch::channel(LinkStatus { link: Link::Connecting, losses: 0 });
-        Self { link, _keeper: Task::spawn(session::keep(options, status)) }
+        Self { link, _keeper: super::keeper(options, status) }
     }
 
     /// Tells whether the node exists: once it is known, after each change, and now and then without one. While the

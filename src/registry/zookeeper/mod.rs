@@ -1,6 +1,7 @@
 //! The ZooKeeper registry.
 //!
-//! `session` keeps a client connected and replaces it when it is lost. One task a base (`drive`) sets a
+//! `session` keeps a client connected and replaces it when it is lost; between the client and its servers stands the
+//! `guard`, which lets through what a server may say. One task a base (`drive`) sets a
 //! persistent recursive watch, lists the directory in multi-reads (`list`), and feeds both to a
 //! [`mirror::Mirror`], which decides what is there; `register` is the other side, an instance's own node.
 //!
@@ -11,6 +12,7 @@
 mod drive;
 mod exists;
 mod facts;
+mod guard;
 mod list;
 pub mod mirror;
 pub mod recipes;
@@ -21,9 +23,13 @@ mod tidy;
 mod tree;
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
@@ -73,6 +79,36 @@ impl Drop for Task {
     }
 }
 
+/// A pause before what panicked begins anew.
+const AFTER_PANIC: Duration = Duration::from_secs(1);
+
+/// Does `work`, and again where it panicked: what is known of a registry must not stand still for a bug.
+async fn supervised<F: Future<Output = ()>>(what: Arc<str>, mut work: impl FnMut() -> F) {
+    while catching(work()).await.is_none() {
+        tracing::error!(what = &*what, "discovery panicked; it begins anew");
+        tokio::time::sleep(AFTER_PANIC).await;
+    }
+}
+
+/// `None`: it panicked.
+async fn catching<F: Future>(future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    // What a panic leaves half-done is dropped with it.
+    poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+        Ok(polled) => polled.map(Some),
+        Err(_) => Poll::Ready(None),
+    })
+    .await
+}
+
+/// Keeps a session, whatever happens.
+fn keeper(options: ConnectOptions, status: watch::Sender<LinkStatus>) -> Task {
+    let epochs = Arc::new(AtomicU64::new(0));
+    let hosts = options.hosts().into();
+    let keep = move || session::keep(options.clone(), status.clone(), Arc::clone(&epochs));
+    Task::spawn(supervised(hosts, keep))
+}
+
 impl ZooKeeper {
     /// Starts to watch `bases`. Returns at once, whether the ensemble can be reached or not.
     ///
@@ -81,7 +117,7 @@ impl ZooKeeper {
     pub fn start(options: ConnectOptions, bases: Vec<Base>) -> ZooKeeperDiscovery {
         let (status, link) = watch::channel(LinkStatus { link: Link::Connecting, losses: 0 });
         let outbox = Outbox::default();
-        let keeper = Task::spawn(session::keep(options.clone(), status));
+        let keeper = keeper(options.clone(), status);
         let reporter = Task::spawn(report_link(link.clone(), outbox.clone()));
         let mut discovery = ZooKeeperDiscovery {
             options,
@@ -104,16 +140,15 @@ impl ZooKeeperDiscovery {
     /// Watches one more base. A base of that name must not be watched yet (or have been removed).
     pub fn add(&mut self, base: Base) {
         let name = base.name.clone();
-        let driver = drive::Driver::new(
-            base,
-            self.options.hosts().to_owned(),
-            !self.options.chroot().is_empty(),
-            self.link.clone(),
-            self.outbox.clone(),
-            Arc::clone(&self.stats),
-            Arc::clone(&self.listings),
-        );
-        self.bases.insert(name, Task::spawn(driver.run()));
+        let (hosts, chroot) = (self.options.hosts().to_owned(), !self.options.chroot().is_empty());
+        let (link, outbox) = (self.link.clone(), self.outbox.clone());
+        let (stats, listings) = (Arc::clone(&self.stats), Arc::clone(&self.listings));
+        let drive = move || {
+            let (link, outbox) = (link.clone(), outbox.clone());
+            let (stats, listings) = (Arc::clone(&stats), Arc::clone(&listings));
+            drive::Driver::new(base.clone(), hosts.clone(), chroot, link, outbox, stats, listings).run()
+        };
+        self.bases.insert(name.clone(), Task::spawn(supervised(name.to_string().into(), drive)));
     }
 
     /// Watches bases no longer. Once this returns, no change of them is told any more, and they may be added
@@ -190,5 +225,27 @@ async fn report_link(mut link: watch::Receiver<LinkStatus>, outbox: Outbox) {
         if link.changed().await.is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_panics_begins_anew_until_it_ends_well() {
+        let turns = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&turns);
+        let work = move || {
+            let turn = counted.fetch_add(1, Ordering::Relaxed);
+            async move {
+                tokio::task::yield_now().await;
+                assert!(turn > 0, "the first goes wrong");
+            }
+        };
+        supervised("orders".into(), work).await;
+        assert_eq!(turns.load(Ordering::Relaxed), 2);
     }
 }

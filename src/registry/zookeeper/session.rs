@@ -6,11 +6,14 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use zookeeper_client::{Client, Error, SessionState};
+
+use super::guard::Guard;
 
 /// How to reach an ensemble.
 #[derive(Clone)]
@@ -21,6 +24,13 @@ pub struct ConnectOptions {
     pub session_timeout: Duration,
     /// Credentials: scheme (`digest`) and bytes (`user:password`). Never logged.
     pub auth: Vec<(String, Vec<u8>)>,
+}
+
+/// A client, and what stands between it and its servers.
+#[derive(Debug, Clone)]
+pub(super) struct Guarded {
+    pub(super) client: Client,
+    pub(super) guard: Option<Arc<Guard>>,
 }
 
 /// A connected client. The epoch grows with every (re)connect: watches of an older one are dead.
@@ -87,7 +97,8 @@ impl ConnectOptions {
         }
     }
 
-    pub(super) async fn attempt(&self) -> Result<Client, Error> {
+    /// Opens a session, for as long as the client and the guard before it live.
+    pub(super) async fn attempt(&self) -> Result<Guarded, Error> {
         let mut connector = Client::connector()
             .with_session_timeout(self.session_timeout)
             .with_connection_timeout(CONNECTION_TIMEOUT)
@@ -97,7 +108,16 @@ impl ConnectOptions {
         }
         let hosts = 1 + self.connect.matches(',').count() as u32;
         let deadline = CONNECTION_TIMEOUT * (2 * hosts) + Duration::from_secs(1);
-        timeout(deadline, connector.connect(&self.connect)).await.unwrap_or(Err(Error::Timeout))
+        let guard = match Guard::start(self.hosts(), self.chroot()).await {
+            Ok(guard) => Some(guard),
+            Err(error) => {
+                tracing::debug!(%error, "no guard before the servers: connecting to them as they are");
+                None
+            }
+        };
+        let connect = guard.as_ref().map_or(&*self.connect, Guard::connect);
+        let client = timeout(deadline, connector.connect(connect)).await.unwrap_or(Err(Error::Timeout))?;
+        Ok(Guarded { client, guard: guard.map(Arc::new) })
     }
 }
 
@@ -112,8 +132,8 @@ impl fmt::Debug for ConnectOptions {
 }
 
 /// Holds the session for as long as it is polled. Never ends.
-pub(super) async fn keep(options: ConnectOptions, link: watch::Sender<LinkStatus>) {
-    let mut keeper = Keeper { options, link, epoch: 0, told: None };
+pub(super) async fn keep(options: ConnectOptions, link: watch::Sender<LinkStatus>, epochs: Arc<AtomicU64>) {
+    let mut keeper = Keeper { options, link, epochs, told: None };
     let mut client = keeper.connect().await;
     loop {
         client = keeper.hold(client).await;
@@ -123,7 +143,8 @@ pub(super) async fn keep(options: ConnectOptions, link: watch::Sender<LinkStatus
 struct Keeper {
     options: ConnectOptions,
     link: watch::Sender<LinkStatus>,
-    epoch: u64,
+    /// Of the last connection.
+    epochs: Arc<AtomicU64>,
     /// The trouble that was logged last, so that a lasting one is one line.
     told: Option<Trouble>,
 }
@@ -137,7 +158,8 @@ enum Trouble {
 
 impl Keeper {
     /// Uses a client until another must take over; returns that other.
-    async fn hold(&mut self, client: Client) -> Client {
+    async fn hold(&mut self, guarded: Guarded) -> Guarded {
+        let client = &guarded.client;
         let mut states = client.state_watcher();
         let mut state = client.state();
         loop {
@@ -165,7 +187,7 @@ impl Keeper {
                     tracing::warn!(address = hosts, state = %terminal, "lost the ZooKeeper session");
                     let down = Link::Down(format!("the session with {hosts} is lost").into());
                     self.link.send_modify(|status| status.link = down);
-                    drop(client);
+                    drop(guarded);
                     return self.connect().await;
                 }
             }
@@ -173,7 +195,7 @@ impl Keeper {
     }
 
     /// Tries until there is a client.
-    async fn connect(&mut self) -> Client {
+    async fn connect(&mut self) -> Guarded {
         let mut pause = FIRST_PAUSE;
         loop {
             match self.options.attempt().await {
@@ -205,11 +227,11 @@ impl Keeper {
     }
 
     fn up(&mut self, client: Client) {
-        self.epoch += 1;
+        let epoch = self.epochs.fetch_add(1, Ordering::Relaxed) + 1;
         self.told = None;
         let session = format!("{}", client.session_id());
         tracing::info!(address = self.options.hosts(), session, "connected to ZooKeeper");
-        let link = Link::Up(Session { client, epoch: self.epoch });
+        let link = Link::Up(Session { client, epoch });
         self.link.send_modify(|status| status.link = link);
     }
 

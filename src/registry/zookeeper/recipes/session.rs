@@ -9,7 +9,8 @@ use tokio::time::{sleep, timeout, timeout_at};
 use zookeeper_client::{Acls, Client, CreateMode, CreateOptions, Error, SessionState};
 
 use super::RecipeError;
-use crate::registry::zookeeper::session::ConnectOptions;
+use crate::registry::zookeeper::guard::Guard;
+use crate::registry::zookeeper::session::{ConnectOptions, Guarded};
 
 /// Nodes of recipes are open to everybody, as those of Curator and kazoo are by default.
 pub(super) const PERSISTENT: CreateOptions<'static> = CreateMode::Persistent.with_acls(Acls::anyone_all());
@@ -29,6 +30,7 @@ const KNOCK: Duration = Duration::from_millis(250);
 #[derive(Debug, Clone)]
 pub struct Session {
     client: Client,
+    _guard: Option<Arc<Guard>>,
     /// The chroot, which is made where it is missing.
     root: Arc<str>,
     patience: Duration,
@@ -76,7 +78,9 @@ impl Session {
         let unreachable =
             |reason| RecipeError::Unreachable { address: options.hosts().to_owned(), after: within, reason };
         match timeout(within, attempts).await {
-            Ok(Ok(client)) => Ok(Self { root: options.chroot().into(), ..Self::from(client) }),
+            Ok(Ok(Guarded { client, guard })) => {
+                Ok(Self { root: options.chroot().into(), _guard: guard, ..Self::from(client) })
+            }
             Ok(Err(reason)) => Err(unreachable(reason)),
             Err(_) => Err(unreachable(reason)),
         }
@@ -217,7 +221,7 @@ impl From<Client> for Session {
     /// A session of one's own. Give its connector a session timeout and a connection timeout, or silence is noticed
     /// late.
     fn from(client: Client) -> Self {
-        Self { client, root: "".into(), patience: Self::PATIENCE }
+        Self { client, _guard: None, root: "".into(), patience: Self::PATIENCE }
     }
 }
 

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use self::holder::{Doubt, Holder};
 use self::place::Place;
 use super::Task;
-use super::session::{self, ConnectOptions, Link, LinkStatus};
+use super::session::{ConnectOptions, Link, LinkStatus};
 
 /// What to register, and where.
 #[derive(Debug, Clone)]
@@ -198,7 +198,7 @@ impl Registration {
         let (data, data_seen) = watch::channel(options.data.into());
         let (stop, stopped) = oneshot::channel();
         let doubt = Doubt::new(state.clone(), address.clone(), path.clone());
-        let keeper = Task::spawn(session::keep(connect, link_sender));
+        let keeper = super::keeper(connect, link_sender);
         let doubting = Task::spawn(doubt.clone().run());
         let holder = Holder {
             address: address.clone(),
