@@ -97,11 +97,17 @@ fn age(ms: u64) -> String {
     }
 }
 
+/// Wider cells, such as a URL for a name, do not make their column wider: they shift the rest of their own row.
+const WIDEST: usize = 48;
+
 /// Left-aligned columns, two blanks apart. Control characters are escaped: the text comes from a registry.
 fn render<const N: usize>(rows: &[[String; N]]) -> String {
     let rows: Vec<Vec<String>> =
         rows.iter().map(|row| row.iter().map(|cell| escaped(cell)).collect()).collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let width = |column: usize| {
+        let cells = rows.iter().map(|row| row[column].chars().count());
+        cells.filter(|width| *width <= WIDEST).max().unwrap_or(0)
+    };
     let widths: Vec<usize> = (0..N).map(width).collect();
     let mut out = String::new();
     for row in &rows {
@@ -138,5 +144,8 @@ mod tests {
     fn columns_are_aligned_and_terminals_are_safe() {
         let rows = [["A".to_owned(), "B".to_owned()], ["long\u{1b}[2J".to_owned(), "x".to_owned()]];
         assert_eq!(render(&rows), "A              B\nlong\\u{1b}[2J  x\n");
+        let url = "u".repeat(WIDEST + 1);
+        let rows = [["A", "B"], ["a", "b"], [&url, "c"]].map(|row| row.map(str::to_owned));
+        assert_eq!(render(&rows), format!("A  B\na  b\n{url}  c\n"));
     }
 }

@@ -7,10 +7,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::format;
 use super::layout::is_beside;
 use super::{Base, Change};
 use crate::model::{
-    CatalogPattern, Incarnation, NodeFacts, PrimaryRule, RejectReason, Rejected, ServiceSnapshot, Source,
+    CatalogPattern, FormatChoice, Incarnation, NodeFacts, PrimaryRule, RejectReason, Rejected,
+    ServiceSnapshot, Source,
 };
 
 mod candidates;
@@ -97,6 +99,12 @@ impl BaseView {
         let Some(pattern) = self.pattern.as_ref().filter(|_| !self.services.contains_key(child)) else {
             return;
         };
+        let last = child.rsplit('/').next().unwrap_or_default();
+        if let FormatChoice::Fixed(format) = self.base.format
+            && format::is_control_folder(format, last)
+        {
+            return;
+        }
         match pattern.name(&self.base.name, child) {
             Ok(name) => {
                 let mut service = Service::new(Arc::clone(&self.base), name, Some(child));

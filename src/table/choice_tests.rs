@@ -274,6 +274,25 @@ fn who_was_there_first_is_new_only_if_the_registry_says_so() {
     assert!(shares(Some(0)).values().all(|n| (739..=741).contains(n)), "switched off");
 }
 
+#[test]
+fn a_warm_up_that_a_rule_changes_counts_from_the_same_start() {
+    let of = |warmup_ms| {
+        let node = Instance { registered_ms: Some(NOW - 300_000), warmup_ms, ..instance("dubbo", 1, 4) };
+        snapshot(vec![node, instance("warm", 1, 5)])
+    };
+    let mut writer = writer(service("orders", BalanceSpec::default()), of(Some(600_000)));
+    let tenths = |writer: &TableWriter| {
+        let seen = picked(writer, InstanceChoice::Any, 2_000);
+        (seen["dubbo"] * 10 + seen["warm"] / 2) / seen["warm"]
+    };
+    assert_eq!(tenths(&writer), 6);
+    for (warmup_ms, expected) in [(Some(3_000_000), 2), (Some(300_000), 10), (Some(600_000), 6)] {
+        writer.apply(&name("orders"), of(warmup_ms));
+        writer.publish();
+        assert_eq!(tenths(&writer), expected, "{warmup_ms:?}");
+    }
+}
+
 fn sharded() -> TableWriter {
     let catalog = CatalogPlan {
         name: name("data"),

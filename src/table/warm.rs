@@ -65,7 +65,9 @@ impl Ramps {
             let old = &before.snapshot.instances;
             let at = old.binary_search_by(|old| old.id.name.cmp(&instance.id.name)).ok()?;
             let ramp = || before.members.ramps.0.get(at).copied().unwrap_or(Ramp::DONE);
-            (old[at].id == instance.id).then(ramp)
+            // A rule of its registry may give it another.
+            let same = instance.warmup_ms.is_none() || old[at].warmup_ms == instance.warmup_ms;
+            (old[at].id == instance.id && same).then(ramp)
         };
         let ramp =
             |instance: &Instance| known(instance).unwrap_or_else(|| begin(slow_start, instance, maker));

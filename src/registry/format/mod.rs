@@ -294,6 +294,11 @@ pub fn encode(format: FormatName, service: &str, instance: &Instance) -> Option<
     by_name(format).encode(service, instance)
 }
 
+/// Whether a folder of this name, where those of a catalog's services are, belongs to the format's layout and is no service.
+pub fn is_control_folder(format: FormatName, name: &str) -> bool {
+    format == FormatName::Numbered && numbered::is_no_group(name)
+}
+
 /// Text from outside, made fit for a message: quoted, escaped, at most 80 characters.
 fn quote(text: &str) -> String {
     match text.char_indices().nth(80) {

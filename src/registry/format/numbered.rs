@@ -8,6 +8,9 @@ use crate::model::{Instance, Role};
 /// The folder of servers, of which number 0 is the master.
 const SERVERS: &str = "server";
 
+/// What is locked with, in a folder of members and in the one above.
+const LOCK: &str = "lock";
+
 /// The node that holds the number of the primary.
 const POINTER: &str = "primary";
 
@@ -18,7 +21,7 @@ impl Format for Numbered {
         let control = match node.name() {
             POINTER => Control::Primary(number_in(node.data)),
             "top" => Control::Top(number_in(node.data)),
-            "lock" => Control::Lock,
+            LOCK => Control::Lock,
             name if name.is_empty() || !name.bytes().all(|b| b.is_ascii_digit()) => Control::Ignored,
             _ => {
                 let mut decoded = plain::Plain.decode(node, options)?;
@@ -41,6 +44,11 @@ impl Format for Numbered {
 fn assign_rank(instance: &mut Instance) {
     let master = number(&instance.id.name).is_some_and(|number| number == "0");
     assign(instance, if master { Role::Master } else { Role::Slave });
+}
+
+/// Whether a folder beside those of groups is none itself.
+pub(super) fn is_no_group(name: &str) -> bool {
+    name == LOCK
 }
 
 /// Whether the pointer of a folder, which says this, is one of these nodes or names one of them.

@@ -224,6 +224,24 @@ fn unsafe_names_are_no_services_and_no_instances() {
 }
 
 #[test]
+fn the_lock_of_numbered_groups_is_no_group() {
+    let format = FormatChoice::Fixed(FormatName::Numbered);
+    let mut view = BaseView::new(&base(format, true));
+    for child in ["lock", "locks", "kv"] {
+        view.put_service(child);
+        view.put(Some(child), "1", ONE, NodeFacts::default(), b"h:1");
+    }
+    let mut told = view.told();
+    told.sort();
+    assert_eq!(told, ["orders/kv 1=h:1", "orders/locks 1=h:1"]);
+    view.remove_service("lock");
+    assert!(view.told().is_empty());
+    let mut others = catalog();
+    others.put_service("lock");
+    assert_eq!(others.told(), ["orders/lock "], "a service may be called so");
+}
+
+#[test]
 fn a_pattern_names_services_by_what_its_stars_took() {
     let base = Base { path: "/dubbo/*/providers".into(), ..base(FormatChoice::Auto, true) };
     let mut view = BaseView::new(&base);
