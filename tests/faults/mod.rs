@@ -14,11 +14,15 @@
 //! | no ensemble for a minute, an instance killed meanwhile | `outage.rs` |
 //! | faults of the ensemble by chance, with registrations that come and go; leaders killed | `ensemble.rs` |
 //! | half of the instances vanish, or all, with the guard and without | `vanish_guard.rs` |
-//! | reloads by the hundred beside a registry that flaps | `reload_storm.rs` |
-//! | one process after another on the same sockets, with streams open | `swap.rs` |
+//! | a registration that comes and goes twenty times a second | `flapping.rs` |
+//! | reloads by the hundred, by signal and by request, beside a registry of a hundred events a second | `reload_storm.rs` |
+//! | one process after another on the same sockets, with five hundred streams open | `swap.rs` |
 //! | three times what a service bears | `overload.rs` |
+//! | every instance answers 503 | `unavailable.rs` |
 
 mod ensemble;
+mod flapping;
+mod held;
 mod kill;
 mod killed;
 mod network;
@@ -27,6 +31,7 @@ mod overload;
 mod reload_storm;
 mod restart;
 mod swap;
+mod unavailable;
 mod vanish_guard;
 mod world;
 

@@ -1,117 +1,156 @@
-//! Reloads by the hundred, under load and beside a registry that flaps.
+//! Reloads by the hundred, by signal and by request in turn, under load and beside a registry that flaps.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::departures::{Endless, Streaming};
-use crate::support::gateway::{Gateway, LOCAL, wait_for};
-use crate::support::http::{self, Client};
+use super::held::Held;
+use super::long;
+use crate::departures::Streaming;
+use crate::support::background::Background;
+use crate::support::gateway::{Gateway, wait_for};
+use crate::support::http::Client;
 use crate::support::instance::Instance;
-use crate::support::load::Load;
+use crate::support::load::{Clients, Load, check};
+use crate::support::process::{descriptors, memory};
+use crate::support::zk::{self, EPHEMERAL, OPEN};
+
+/// Events of the registry in a second.
+const EVENTS: u32 = 100;
 
 /// The configuration of a round: what can change does.
-fn config(round: usize) -> String {
-    let mut text = LOCAL.to_owned();
-    if round % 2 == 1 {
-        text += "[[listeners]]\nname = \"more\"\nlisten = \"127.0.0.1:0\"\ntrusted = [\"127.0.0.1\"]\n";
-        text += "[services.more]\npath = \"/more\"\n[[routes]]\npath = \"/more/*\"\nservice = \"more\"\n";
-        text += "[registries.other]\nkind = \"directory\"\npath = \"other\"\n[services.other]\nregistry = \"other\"\npath = \"/x\"\n";
-    }
+fn config(connect: &str, round: usize) -> String {
+    let more = "[[listeners]]\nname = \"more\"\nlisten = \"127.0.0.1:0\"\ntrusted = [\"127.0.0.1\"]\n\
+                [services.more]\nregistry = \"local\"\npath = \"/more\"\n\
+                [[routes]]\npath = \"/more/*\"\nservice = \"more\"\n\
+                [registries.other]\nkind = \"directory\"\npath = \"other\"\n\
+                [services.other]\nregistry = \"other\"\npath = \"/x\"\n";
+    let more = if round % 2 == 1 { more } else { "" };
     let policy = ["round_robin", "least_request", "random"][round % 3];
-    text += &format!("[limits]\nmax_headers = {}\n", 100 + round % 7);
-    text += &format!(
-        "[services.flap]\npath = \"/flap\"\n[services.stream]\npath = \"/stream\"\n\
-         [services.orders]\npath = \"/orders\"\nbalance = \"{policy}\"\n\
-         [[routes]]\npath = \"/stream\"\nservice = \"stream\"\n[[routes]]\npath = \"/*\"\nservice = \"orders\"\n"
-    );
-    // Two registries: each service says which.
-    text.replace("path = \"/flap\"", "registry = \"local\"\npath = \"/flap\"")
-        .replace(
-            "path = \"/stream\"\n[services.orders]",
-            "registry = \"local\"\npath = \"/stream\"\n[services.orders]",
-        )
-        .replace("path = \"/orders\"", "registry = \"local\"\npath = \"/orders\"")
-        .replace("[services.more]\n", "[services.more]\nregistry = \"local\"\n")
+    format!(
+        "[admin]\nlisten = \"127.0.0.1:0\"\n[gateway]\nworkers = 1\n[limits]\nidle_timeout = \"10m\"\nmax_headers = {}\n\
+         [registries.main]\nkind = \"zookeeper\"\nconnect = \"{connect}\"\n\
+         [registries.local]\nkind = \"directory\"\npath = \"services\"\n\
+         [[listeners]]\nname = \"public\"\nlisten = \"127.0.0.1:0\"\n{more}\
+         [services.orders]\nregistry = \"main\"\npath = \"/orders\"\nbalance = \"{policy}\"\n\
+         [services.stream]\nregistry = \"local\"\npath = \"/stream\"\n\
+         [[routes]]\npath = \"/stream\"\nservice = \"stream\"\n[[routes]]\npath = \"/*\"\nservice = \"orders\"\n",
+        100 + round % 7
+    )
 }
 
-fn descriptors(process: u32) -> usize {
-    std::fs::read_dir(format!("/proc/{process}/fd")).unwrap().count()
-}
-
-/// Resident memory in KiB.
-fn memory(process: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.split_whitespace().next().unwrap().parse().unwrap()
-}
-
-fn reload(gateway: &Gateway, round: usize) {
-    std::fs::write(&gateway.config, format!("[admin]\nlisten = \"127.0.0.1:0\"\n{}", config(round))).unwrap();
-    let headers = [("x-zoogate-admin", "1")];
-    let told = Client::connect(gateway.admin).unwrap().request("POST", "/api/reload", &headers, b"").unwrap();
-    assert_eq!(told.status, 200, "{round}: {}", told.body);
+/// Reloads in turn by POST and by SIGHUP; returns when it is in force.
+fn reload(gateway: &Gateway, connect: &str, round: usize) {
+    std::fs::write(&gateway.config, config(connect, round)).unwrap();
+    if round.is_multiple_of(2) {
+        let headers = [("x-zoogate-admin", "1")];
+        let told =
+            Client::connect(gateway.admin).unwrap().request("POST", "/api/reload", &headers, b"").unwrap();
+        assert_eq!(told.status, 200, "{round}: {}", told.body);
+    } else {
+        let done = || gateway.metric("zoogate_config_reloads_total{result=\"ok\"}").unwrap_or(0.0);
+        let before = done();
+        gateway.signal("HUP");
+        wait_for("the reload", || (done() > before).then_some(()));
+    }
 }
 
 #[test]
 fn a_storm_of_reloads_loses_nothing_and_leaves_nothing_behind() {
-    let rounds = if std::env::var_os("ZOOGATE_TEST_LONG").is_some() { 1000 } else { 120 };
-    let gateway = Arc::new(Gateway::start("storm", &config(0)));
-    let instances = [Instance::start("a"), Instance::start("b")];
+    let rounds = if long() { 1000 } else { 150 };
+    let background = Background::start();
+    let connect = background.block_on(zk::chroot("storm"));
+    let session = background.block_on(zk::client(&connect));
+    background.block_on(session.create("/orders", b"", &OPEN)).unwrap();
+    let instances = ["a", "b", "flaps"].map(Instance::start);
+    for instance in &instances {
+        let (path, data) = (format!("/orders/{}", instance.name), instance.address.to_string());
+        background.block_on(session.create(&path, data.as_bytes(), &EPHEMERAL)).unwrap();
+    }
     let streaming = Streaming::start("stream");
-    gateway.register("orders/a", instances[0].address);
-    gateway.register("orders/b", instances[1].address);
+    let start = config(&connect, 0).replace("[admin]\nlisten = \"127.0.0.1:0\"\n", "");
+    let gateway = Gateway::start("storm", &start);
     gateway.register("stream/s", streaming.address);
-    gateway.instances("orders", &["a", "b"]);
+    gateway.instances("orders", &["a", "b", "flaps"]);
     gateway.instances("stream", &["s"]);
     let public = gateway.listener("public");
-    let mut endless = Endless::open_at(public, "/stream", "h1").0;
+    let mut held = Held::open(public, "/stream", 5);
     // What is made once is there before it is counted.
     for round in 0..20 {
-        reload(&gateway, round);
+        reload(&gateway, &connect, round);
     }
-    reload(&gateway, 0);
+    reload(&gateway, &connect, 0);
     let count = || descriptors(gateway.pid());
     let (before, memory_before) = (count(), memory(gateway.pid()));
 
-    let load = Load::start(public, 2, Duration::from_millis(5));
+    let kept = Clients { name: "k", count: 2, pace: Duration::from_millis(10), posts: true, fresh: false };
+    let loads = [kept, Clients { name: "f", count: 1, fresh: true, ..kept }].map(|c| Load::of(public, c));
     let stop = Arc::new(AtomicBool::new(false));
-    let until = |mut each: Box<dyn FnMut(usize) + Send>| {
-        let stop = Arc::clone(&stop);
-        std::thread::spawn(move || (0..).take_while(|_| !stop.load(Ordering::Relaxed)).map(&mut each).count())
-    };
-    let fresh = until(Box::new(move |_| {
-        assert_eq!(http::get_with(public, "/fresh", &[("x-id", "fresh")]).status, 200)
-    }));
-    let flapping = Arc::clone(&gateway);
-    let flaps = until(Box::new(move |turn| {
-        // About a hundred a second: a pace, not a wait.
-        std::thread::sleep(Duration::from_millis(10));
-        if turn % 2 == 0 {
-            flapping.register("flap/x", "10.0.0.1:80");
-        } else {
-            flapping.withdraw("flap/x");
+    let mut beside = held.beside();
+    let stopped = Arc::clone(&stop);
+    let over_h2 = std::thread::spawn(move || {
+        let ask = |number| {
+            std::thread::sleep(Duration::from_millis(10));
+            beside.get(&format!("h{number}"))
+        };
+        (0..).take_while(|_| !stopped.load(Ordering::Relaxed)).map(ask).collect::<Vec<_>>()
+    });
+    let stopped = Arc::clone(&stop);
+    let data = instances[2].address.to_string();
+    let flapping = std::thread::spawn(move || {
+        let (began, mut events) = (Instant::now(), 0_u32);
+        // The last is a creation.
+        while !stopped.load(Ordering::Relaxed) || !events.is_multiple_of(2) {
+            background.block_on(async {
+                if events.is_multiple_of(2) {
+                    session.delete("/orders/flaps", None).await.unwrap();
+                } else {
+                    session.create("/orders/flaps", data.as_bytes(), &EPHEMERAL).await.unwrap();
+                }
+            });
+            events += 1;
+            // A pace, not a wait.
+            std::thread::sleep((Duration::from_secs(1) / EVENTS * events).saturating_sub(began.elapsed()));
         }
-    }));
+        // With the session, which holds the registrations.
+        (events, began.elapsed(), background, session)
+    });
+    let began = Instant::now();
+    let mut slowest = Duration::ZERO;
     for round in 0..rounds {
-        reload(&gateway, round);
+        let asked = Instant::now();
+        reload(&gateway, &connect, round);
+        slowest = slowest.max(asked.elapsed());
+        if round % 25 == 24 {
+            streaming.say();
+            held.hear();
+            println!("{} reloads after {:?}", round + 1, began.elapsed());
+        }
     }
-    reload(&gateway, 0);
+    let took = began.elapsed();
+    reload(&gateway, &connect, 0);
     stop.store(true, Ordering::Relaxed);
-    let (fresh, flaps) = (fresh.join().expect("a new connection was lost"), flaps.join().unwrap());
-    let sent = load.stop();
+    let (events, flapped, _background, _session) = flapping.join().unwrap();
+    let mut sent = over_h2.join().unwrap();
+    sent.extend(loads.into_iter().flat_map(Load::stop));
+    let history = check(&sent, &instances);
     streaming.say();
-    assert_eq!(endless.next().as_deref(), Some("more"), "an open stream outlives them all");
-    let failed: Vec<_> = sent.iter().filter(|sent| sent.status != 200).collect();
-    assert!(failed.is_empty(), "{failed:?}");
-    wait_for("the descriptors of before", || (count() <= before + 1).then_some(()));
+    held.hear();
+    gateway.instances("orders", &["a", "b", "flaps"]);
+    // Some connections to instances wait for another request.
+    let open = wait_for("the descriptors of before", || Some(count()).filter(|open| *open <= before + 8));
     let memory_after = memory(gateway.pid());
+    streaming.finish();
+    held.end();
     println!(
-        "{rounds} reloads, {} requests, {fresh} connections, {flaps} events; descriptors {before} to {}, \
-         memory {memory_before} to {memory_after} KiB",
-        sent.len(),
-        count()
+        "{rounds} reloads in {took:?}, the slowest {slowest:?}, {} requests, the longest {:?}, {} failed; {:.0} events a second; descriptors \
+         {before} to {open}, memory {memory_before} to {memory_after} KiB",
+        history.requests,
+        history.longest,
+        history.failures.len(),
+        f64::from(events) / flapped.as_secs_f64(),
     );
+    assert!(history.failures.is_empty(), "{:?}", history.failures);
     assert!(memory_after < memory_before + 32 * 1024, "{memory_before} KiB became {memory_after}");
     assert_eq!(gateway.metric("zoogate_config_reloads_total{result=\"refused\"}"), None);
 }

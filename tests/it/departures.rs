@@ -109,6 +109,12 @@ impl Endless {
         (open, piece)
     }
 
+    /// Whether the last chunk is next.
+    pub fn ends(mut self) -> bool {
+        let mut line = String::new();
+        self.0.read_line(&mut line).is_ok() && line == "0\r\n"
+    }
+
     /// The next chunk; nothing once the connection has ended without a last one.
     pub fn next(&mut self) -> Option<String> {
         let mut size = String::new();

@@ -5,10 +5,9 @@ use std::time::Duration;
 use http::StatusCode;
 use zoogate::model::{MethodSet, RetrySpec, StatusSet};
 
-use crate::support::gateway::{Gateway, LOCAL, ORDERS};
+use crate::support::gateway::{Gateway, LOCAL};
 use crate::support::http::Client;
 use crate::support::instance::Instance;
-use crate::support::load;
 use crate::wire_support::*;
 
 const BROKEN: &str = "";
@@ -410,42 +409,4 @@ fn statuses_are_the_routes_own() {
     let busy = unavailable();
     let worker = Worker::start(Setup { retry, ..Setup::default() }, &[busy.address, good.address]);
     assert_eq!(ask_at(&worker, &busy, "GET", "").text(), "busy", "503 is not among them");
-}
-
-#[test]
-fn instances_that_die_and_come_back_under_load_cost_no_get_and_no_post_twice() {
-    let gateway = Gateway::start("dying", ORDERS);
-    let mut living: Vec<Instance> = ["a", "b", "c"].into_iter().map(Instance::start).collect();
-    for instance in &living {
-        gateway.register(&format!("orders/{}", instance.name), instance.address);
-    }
-    gateway.instances("orders", &["a", "b", "c"]);
-    let load = load::Load::start(gateway.listener("public"), 8, Duration::from_millis(2));
-    let mut past = Vec::new();
-    for round in 0..9 {
-        let dying = living.remove(0);
-        // Many requests are on their way to it at any time.
-        dying.delay(Duration::from_millis(20));
-        let seen = dying.count();
-        wait_for("requests at the one that dies", || (dying.count() >= seen + 10).then_some(()));
-        dying.kill();
-        gateway.state("orders", &dying.name, "ejected");
-        let (name, address) = (dying.name.clone(), dying.address);
-        past.push(dying);
-        let back = Instance::start_at(&name, address);
-        gateway.state("orders", &name, "up");
-        assert_eq!(living.len(), 2, "round {round}");
-        living.push(back);
-    }
-    let sent = load.stop();
-    let history = load::check(&sent, living.iter().chain(&past));
-    let gets = history.failures.iter().filter(|failure| failure.method == "GET").count();
-    assert_eq!(gets, 0, "{:?}", history.failures);
-    let told = |failure: &load::Sent| (failure.status, failure.answer.as_str()) == (502, "upstream_reset");
-    assert!(history.failures.iter().all(told), "{:?}", history.failures);
-    println!(
-        "{} requests, {} POSTs in flight lost with 9 instances",
-        history.requests,
-        history.failures.len()
-    );
 }

@@ -263,6 +263,11 @@ impl Gateway {
         text.lines().find_map(|l| l.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
     }
 
+    /// Its status, if it has ended.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.process.ended()
+    }
+
     pub fn wait(&mut self) -> ExitStatus {
         self.process.wait()
     }

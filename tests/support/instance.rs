@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -81,6 +81,8 @@ struct Shared {
     served: AtomicUsize,
     delay: Mutex<Duration>,
     held: (Mutex<bool>, Condvar),
+    /// The status of every answer that has none of its own; 0: 200.
+    status: AtomicU16,
     /// Where requests are written down as well, for when this process is killed.
     record: Option<File>,
 }
@@ -107,6 +109,11 @@ impl Instance {
     /// Waits this long before each answer.
     pub fn delay(&self, delay: Duration) {
         *self.shared.delay.lock().unwrap() = delay;
+    }
+
+    /// Answers with this status from now on.
+    pub fn says(&self, status: u16) {
+        self.shared.status.store(status, Ordering::SeqCst);
     }
 
     /// Keeps every answer back until told otherwise. Requests count as seen meanwhile.
@@ -229,20 +236,23 @@ fn serve(
     std::thread::sleep(*shared.delay.lock().unwrap());
     let held = shared.held.0.lock().unwrap();
     drop(shared.held.1.wait_while(held, |held| *held).unwrap());
-    answer(stream, name, &seen)
+    let status = match shared.status.load(Ordering::SeqCst) {
+        0 => 200,
+        status => status,
+    };
+    answer(stream, name, &seen, status)
 }
 
-fn answer(mut stream: &TcpStream, name: &str, seen: &Seen) -> Option<()> {
+fn answer(mut stream: &TcpStream, name: &str, seen: &Seen, mut status: u16) -> Option<()> {
     let path = seen.path().split('?').next().unwrap_or_default();
     let number = || path.rsplit('/').next().and_then(|n| n.parse::<usize>().ok());
-    let mut status = 200;
     let body = match path.split('/').nth(1).unwrap_or_default() {
         "break" => return None,
         "bytes" | "chunks" => pattern(number()?),
         "measure" => format!("{} {:08x}", seen.length, seen.crc).into_bytes(),
         "echo" => seen.body.clone(),
         "status" => {
-            status = number()?;
+            status = number()? as u16;
             name.as_bytes().to_vec()
         }
         _ => name.as_bytes().to_vec(),
