@@ -87,7 +87,11 @@ fn a_registration_that_flaps_disturbs_nobody_and_what_is_known_of_the_others_sta
     );
     assert!(history.failures.is_empty(), "{:?}", history.failures);
     let (still, probes) = ejected_since();
-    assert_eq!(still, since, "the ejection of one that is registered all the time is one");
+    // Told by the wall clock, to some milliseconds; another ejection would be seconds later.
+    assert!(
+        still.abs_diff(since) < 500,
+        "{since} to {still}: one that is registered all the time is ejected once"
+    );
     assert!(probes.as_u64() > Some(1), "{probes} probes");
     for instance in &instances[1..] {
         let name = &instance.name;
@@ -101,7 +105,8 @@ fn a_registration_that_flaps_disturbs_nobody_and_what_is_known_of_the_others_sta
         );
     }
     assert_eq!(quiet(), revision, "a service of which nothing changed");
-    assert!(published <= 2 * u64::from(flaps) + 5, "{published} tables for {flaps} flaps");
+    // It goes, what it still had to answer ends, and it comes.
+    assert!(published <= 3 * u64::from(flaps) + 5, "{published} tables for {flaps} flaps");
     assert!(published > 0, "nothing was seen to flap");
     assert!(memory(gateway.pid()) < resident + 32 * 1024);
 }
