@@ -112,8 +112,10 @@ class Fleet:
         return time.monotonic()
 
     def terminate(self, name):
+        """SIGTERM, and the moment when it had gone."""
         self.signal(name, signal.SIGTERM)
         self.processes[name].wait(30)
+        return time.monotonic()
 
     def stop(self):
         for process in self.processes.values():

@@ -2,7 +2,8 @@
 
 Each request is sent when it is due, whatever became of those before it, and its time runs from then: what hangs holds nothing
 back, and nothing that waited to be sent is left out. MIX is what to send in turn, as in GET,POST. It says `ready`, goes on
-until standard input ends, waits for what is still open, and writes one JSON array a request to FILE.
+until standard input ends, waits for what is still open, writes one JSON array a request to FILE, and says how many seconds it
+was behind at most: on a machine that has no time for it, times say nothing.
 """
 import argparse
 import asyncio
@@ -93,9 +94,10 @@ async def run(options):
     clients, mix, number, running = Clients(options.port, options.rpc), options.mix.split(","), 0, set()
     stop = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     print("ready", flush=True)
-    due = time.monotonic()
+    due, behind = time.monotonic(), 0.0
     while not stop.done():
         await asyncio.sleep(max(0, due - time.monotonic()))
+        behind = max(behind, time.monotonic() - due)
         task = asyncio.create_task(clients.request(number, mix[number % len(mix)], due))
         running.add(task)
         task.add_done_callback(running.discard)
@@ -103,6 +105,7 @@ async def run(options):
     await asyncio.gather(*running)
     with open(options.file, "w") as out:
         out.writelines(json.dumps(request) + "\n" for request in clients.sent)
+    print(behind, flush=True)
 
 
 def main():

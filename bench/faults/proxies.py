@@ -67,7 +67,7 @@ service = "orders"
 path = "/faults.Echo/*"
 service = "calls"
 """)
-        self.rpc = self.port
+        self.rpc = self.port if self.fleet.rpc else None
         log = open(folder / "zoogate.log", "ab")
         return spawn([os.environ["ZOOGATE"], "run", "--config", config], stderr=log, stdout=subprocess.DEVNULL)
 

@@ -91,7 +91,10 @@ class Run:
             time.sleep(TAIL)
             self.seconds = time.monotonic() - self.began
             load.stdin.close()
+            behind = float(load.stdout.readline() or "inf")
             load.wait(120)
+            if behind > 0.25:
+                self.notes.append(f"the load ran up to {behind:.1f} s behind")
         with open(file) as lines:
             self.sent = [Sent(*json.loads(line)) for line in lines]
         for records in self.folder.glob("*.records"):

@@ -70,7 +70,7 @@ class Ensemble:
     def connect(self, host="127.0.0.1"):
         return ",".join(f"{host}:{server.port}" for server in self.servers)
 
-    def await_up(self, seconds=60):
+    def await_up(self, seconds=120):
         """Until every server serves, with a leader where there must be one."""
         until = time.monotonic() + seconds
         while True:
