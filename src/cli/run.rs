@@ -1,5 +1,6 @@
 //! `zoogate run`: serves until it is told to stop.
 
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -26,9 +27,11 @@ pub(super) fn run(config: &Path) -> anyhow::Result<ExitCode> {
         Ok(plan) => plan,
         Err(code) => return Ok(code),
     };
-    let _logs = start_log(&plan.log)?;
+    // Before anything is opened here: where a number stands for nothing, it must not stand for something of ours.
+    let opened = opened()?;
+    let logs = start_log(&plan.log)?;
     keep_memory_sparse();
-    super::runtime()?.block_on(serve(config, plan))?;
+    super::runtime()?.block_on(serve(config, plan, opened, &logs))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -44,6 +47,11 @@ fn keep_memory_sparse() {
 
 /// Sets up the log that a plan asks for.
 pub(super) fn start_log(plan: &LogPlan) -> std::io::Result<Logs> {
+    let (level, format) = shape(plan);
+    init_logging(level, format)
+}
+
+fn shape(plan: &LogPlan) -> (LevelFilter, LogFormat) {
     let level = match plan.level {
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
@@ -51,13 +59,13 @@ pub(super) fn start_log(plan: &LogPlan) -> std::io::Result<Logs> {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
-    init_logging(level, if plan.json { LogFormat::Json } else { LogFormat::Text })
+    (level, if plan.json { LogFormat::Json } else { LogFormat::Text })
 }
 
-async fn serve(config: &Path, plan: Plan) -> anyhow::Result<()> {
+async fn serve(config: &Path, plan: Plan, opened: Vec<TcpListener>, logs: &Logs) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %config.display(), "starting");
-    let inherited = inherited(&plan)?;
+    let inherited = inherited(&plan, opened)?;
     let mut running = Gateway::new(plan).inherit(inherited).start().await?;
     let mut orders = running.reload_orders();
     let mut handing_over = None;
@@ -86,11 +94,11 @@ async fn serve(config: &Path, plan: Plan) -> anyhow::Result<()> {
                 }
             },
             Some(done) = next(&mut orders) => {
-                let outcome = reload(config, &mut running).await;
+                let outcome = reload(config, &mut running, logs).await;
                 let _ = done.send(outcome);
             }
             signal = signals.next() => match signal {
-                Asked::Reload => _ = reload(config, &mut running).await,
+                Asked::Reload => _ = reload(config, &mut running, logs).await,
                 Asked::Stop => break,
             },
         }
@@ -103,8 +111,24 @@ async fn serve(config: &Path, plan: Plan) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The listening sockets that systemd, or whoever speaks as it does, has opened for us.
+fn opened() -> anyhow::Result<Vec<TcpListener>> {
+    let mut opened = listenfd::ListenFd::from_env();
+    let mut sockets = Vec::new();
+    for index in 0..opened.len() {
+        let taken = opened.take_tcp_listener(index).and_then(|socket| match socket {
+            Some(socket) if rustix::net::sockopt::socket_acceptconn(&socket)? => Ok(socket),
+            _ => Err(std::io::Error::other("a socket that does not listen")),
+        });
+        sockets.push(taken.with_context(|| {
+            format!("LISTEN_FDS: descriptor {} of those passed is no listening TCP socket", index + 1)
+        })?);
+    }
+    Ok(sockets)
+}
+
 /// Listening sockets that are open already: systemd's, or those of a gateway that serves.
-fn inherited(plan: &Plan) -> anyhow::Result<Inherited> {
+fn inherited(plan: &Plan, opened: Vec<TcpListener>) -> anyhow::Result<Inherited> {
     if let Some(path) = &plan.gateway.handover {
         let taken = Inherited::take_over(path);
         let path = path.display();
@@ -115,12 +139,7 @@ fn inherited(plan: &Plan) -> anyhow::Result<Inherited> {
             return Ok(inherited);
         }
     }
-    let mut opened = listenfd::ListenFd::from_env();
-    let mut sockets = Vec::new();
-    for index in 0..opened.len() {
-        sockets.extend(opened.take_tcp_listener(index).context("a socket of LISTEN_FDS is no TCP listener")?);
-    }
-    Ok(Inherited::opened(sockets)?)
+    Ok(Inherited::opened(opened)?)
 }
 
 /// Tells the service manager, if there is one.
@@ -144,13 +163,20 @@ async fn next(orders: &mut Option<Receiver<ReloadOrder>>) -> Option<ReloadOrder>
     }
 }
 
-async fn reload(config: &Path, running: &mut Running) -> Result<(), Vec<String>> {
+async fn reload(config: &Path, running: &mut Running, logs: &Logs) -> Result<(), Vec<String>> {
     running.reopen_logs();
     if let Ok(now) = NotifyState::monotonic_usec_now() {
         notify(&[NotifyState::Reloading, now]);
     }
     let refused = match config::load(config) {
-        Ok(plan) => running.reload(plan).await.map_err(|error| vec![error.to_string()]),
+        Ok(plan) => {
+            let (level, format) = shape(&plan.log);
+            let reloaded = running.reload(plan).await.map_err(|error| vec![error.to_string()]);
+            if reloaded.is_ok() {
+                logs.set(level, format);
+            }
+            reloaded
+        }
         Err(errors) => Err(errors.to_string().lines().map(str::to_owned).collect()),
     };
     match &refused {

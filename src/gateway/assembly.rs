@@ -1,16 +1,17 @@
 //! From a plan to a running gateway, and back to nothing.
 
+mod drain;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
 use super::barriers::Barriers;
-use super::drain_lock;
 use super::elections::Elections;
 use super::error::StartError;
 use super::fleet::{self, Fleet};
@@ -34,9 +35,6 @@ use crate::telemetry::{LineSink, LineTarget, Metrics};
 
 /// What the admin's socket is called among those that are handed over: no listener's name has a bracket.
 const ADMIN: &str = "[admin]";
-
-/// How long, after the drain's time is over, streams that are left may take to end in order.
-const FAREWELL: Duration = Duration::from_secs(1);
 
 /// A gateway to be: a plan, and what an embedding program adds to it.
 #[derive(Debug)]
@@ -87,11 +85,13 @@ impl Gateway {
                 .remove(0),
         };
         let admin_address = admin_socket.local_addr()?;
-        let mut bound = Vec::new();
+        let (mut bound, mut foreign) = (Vec::new(), Vec::new());
         for listener in &plan.listeners {
             let mut own = inherited.take(&listener.name, listener.listen, plan.gateway.workers)?;
             if own.is_empty() {
                 own = listening(sockets::bind, listener, plan.gateway.workers)?;
+            } else {
+                foreign.push(Arc::clone(&listener.name));
             }
             bound.push((Arc::new(listener.clone()), own));
         }
@@ -142,6 +142,7 @@ impl Gateway {
             events,
             event_log,
             held: Vec::new(),
+            foreign,
             admin_socket: None,
             door: None,
             reload_orders,
@@ -197,6 +198,8 @@ pub struct Running {
     event_log: JournalFile,
     /// Duplicates of the listening sockets, for a successor.
     held: Vec<Handed>,
+    /// Listeners whose sockets others have, too: whoever opened them, or handed them over.
+    foreign: Vec<Arc<str>>,
     admin_socket: Option<std::net::TcpListener>,
     door: Option<Door>,
     reload_orders: mpsc::Sender<ReloadOrder>,
@@ -259,6 +262,7 @@ impl Running {
     pub fn relieved(&mut self) {
         self.admin_stop = None;
         self.admin_socket = None;
+        self.foreign = self.held.iter().map(|handed| Arc::clone(&handed.name)).collect();
     }
 
     /// Lets successors in, where the configuration names a place for that.
@@ -306,7 +310,8 @@ impl Running {
     /// Puts another plan in force, whole or not at all.
     ///
     /// Routes and services swap in one publication; endpoints that stay keep their state. Connections of a listener
-    /// that goes are served to their end. What needs a restart (workers, the admin's address) is named in a warning.
+    /// that goes are served to their end. What needs a restart (workers, the admin's address) is named in a warning; the log is
+    /// whose program it is.
     pub async fn reload(&mut self, plan: Plan) -> Result<(), StartError> {
         let mut fresh = Vec::new();
         for listener in &plan.listeners {
@@ -328,7 +333,6 @@ impl Running {
         for (what, same) in [
             ("gateway.workers", plan.gateway.workers == self.plan.gateway.workers),
             ("admin.listen", plan.admin.listen == self.plan.admin.listen),
-            ("log", plan.log == self.plan.log),
         ] {
             if !same {
                 tracing::warn!(key = what, "changed in the file; takes effect at the next start");
@@ -367,74 +371,6 @@ impl Running {
         }
         self.plan = plan;
         Ok(())
-    }
-
-    /// Stops well: not ready any more, listeners go on for `drain_delay`, then requests have `drain_timeout` to
-    /// finish. The admin answers to the end. `hurry` cuts all of it short.
-    pub async fn drain(mut self, hurry: impl Future<Output = ()>) {
-        self.draining.store(true, Ordering::Release);
-        self.door = None;
-        self.held.clear();
-        if let Some(fleet) = &mut self.fleet {
-            fleet.leave();
-        }
-        let gateway = &self.plan.gateway;
-        let (delay, limit) = (gateway.drain_delay, gateway.drain_timeout);
-        tracing::info!(?delay, timeout = ?limit, "draining");
-        let mut lock = None;
-        let orderly = async {
-            // The listeners accept meanwhile: nobody is turned away for having to wait.
-            lock = drain_lock::take(&self.plan).await;
-            tokio::time::sleep(delay).await;
-            for worker in &self.workers {
-                let (done, closed) = oneshot::channel();
-                worker.order(workers::Order::Drain(done)).await;
-                let _ = closed.await;
-            }
-            if self.outlives(limit).await {
-                // Whoever holds a stream open is told, and need not find out by a connection that breaks.
-                for worker in &self.workers {
-                    worker.order(workers::Order::EndStreams(FAREWELL / 2)).await;
-                }
-                self.outlives(FAREWELL).await;
-            }
-            let left = self.loads.total();
-            if left > 0 {
-                tracing::warn!(connections = left, "drain timeout over; closing what is left");
-            }
-        };
-        tokio::select! {
-            () = orderly => {}
-            () = hurry => tracing::warn!("told to stop at once"),
-        }
-        self.stop();
-        // Only now may the next gateway drain.
-        drain_lock::release(lock).await;
-    }
-
-    /// Whether connections are left after this time.
-    async fn outlives(&self, limit: Duration) -> bool {
-        let end = Instant::now() + limit;
-        while self.loads.total() > 0 && Instant::now() < end {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        self.loads.total() > 0
-    }
-
-    fn stop(&mut self) {
-        for worker in self.workers.drain(..) {
-            worker.stop();
-        }
-        self.pump_orders = None;
-        self.admin_socket = None;
-        self.admin_stop = None;
-        self.threads.extend(self.fleet.take().and_then(Fleet::into_thread));
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
-        }
-        if let Some(log) = self.access_log().take() {
-            log.flush(Duration::from_secs(1));
-        }
     }
 
     fn access_log(&self) -> MutexGuard<'_, Option<LineSink>> {

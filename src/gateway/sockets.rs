@@ -46,6 +46,33 @@ pub(super) fn bind(address: SocketAddr, count: usize) -> Result<Vec<TcpListener>
     Ok(sockets)
 }
 
+/// Lets no new connection begin on a listening socket, while those that are beginning get through: closing it under a
+/// connection that the kernel has completed would reset that. To be followed by the close, on sockets that nobody else
+/// accepts on: what asks for a connection meanwhile asks again a second later, and is refused.
+#[cfg(target_os = "linux")]
+pub(super) fn admit_no_more(socket: &TcpListener) -> io::Result<()> {
+    use socket2::SockFilter;
+    // Of what comes for a socket, the filter sees the TCP header: a packet with SYN in its flags is dropped.
+    const LOAD_BYTE: u16 = 0x30;
+    const JUMP_IF_SET: u16 = 0x45;
+    const RETURN: u16 = 0x06;
+    const FLAGS: u32 = 13;
+    const SYN: u32 = 2;
+    let filter = [
+        SockFilter::new(LOAD_BYTE, 0, 0, FLAGS),
+        SockFilter::new(JUMP_IF_SET, 0, 1, SYN),
+        SockFilter::new(RETURN, 0, 0, 0),
+        SockFilter::new(RETURN, 0, 0, u32::MAX),
+    ];
+    socket2::SockRef::from(socket).attach_filter(&filter)
+}
+
+/// There is no way to: a connection that comes in the very moment of the close may be reset.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn admit_no_more(_: &TcpListener) -> io::Result<()> {
+    Ok(())
+}
+
 /// Binds `count` sockets to an address that sockets of [`bind`]'s hold already.
 ///
 /// A reload gives one listener's address to another this way: connections find either the old or the new sockets.

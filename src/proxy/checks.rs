@@ -176,10 +176,14 @@ impl Checked {
             Err(error) => {
                 (self.passed, self.failed) = (0, self.failed.saturating_add(1));
                 // Where its service had no room for one more, the next check asks again.
-                if self.failed >= self.plan.unhealthy
-                    && let Some(spell) = self.endpoint.eject(reason(&self.plan, &error), now)
-                {
-                    ejected(prober.clone(), service, &self.endpoint, spell, Some(&error));
+                if self.failed >= self.plan.unhealthy {
+                    let spell = match reason(&self.plan, &error) {
+                        Reason::Check => self.endpoint.check_failed(now),
+                        reason => self.endpoint.eject(reason, now),
+                    };
+                    if let Some(spell) = spell {
+                        ejected(prober.clone(), service, &self.endpoint, spell, Some(&error));
+                    }
                 }
             }
         }

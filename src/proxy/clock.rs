@@ -170,7 +170,7 @@ impl Clock {
 }
 
 /// Whether it was seen to answer nobody, while its node is there. One that merely fails may answer what it has.
-fn is_out(endpoint: &Endpoint) -> bool {
+pub(super) fn is_out(endpoint: &Endpoint) -> bool {
     matches!(endpoint.ejected(), Some((Reason::Connect | Reason::Silent, ..)))
 }
 

@@ -247,6 +247,8 @@ impl ProxyContext {
         let changed = self.generation.replace(table.generation()) != table.generation();
         self.streams.tick(now, changed, table, &mut self.rng.borrow_mut());
         if changed {
+            let limits = &table.settings().limits;
+            self.transport.limit_heads(limits.max_headers, limits.max_header_size);
             // Names come and go with generations: what is still in use comes back at once.
             self.series.borrow_mut().clear();
             self.connects.borrow_mut().clear();

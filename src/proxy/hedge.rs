@@ -13,6 +13,7 @@ use http::{Request, Response};
 use super::attempts::{Tries, is_listed, next, settle, timed};
 use super::body::Body;
 use super::call::Call;
+use super::clock::is_out;
 use super::forward::Routed;
 use super::retry::{Again, Failed, Price, Reason};
 use crate::table::Endpoint;
@@ -37,11 +38,18 @@ pub(super) async fn hedged(
     let mut copy = Outgoing::from(copy_of(request.request()));
     let (one, at) = (Arc::clone(endpoint), call.attempt_since.checked_add(delay));
     let mut first = pin!(timed(context, &one, request, false, limit, &dials[0]));
-    if let Ok(done) = context.clock.within(at, first.as_mut()).await {
+    let waited = {
+        let waiting = pin!(context.clock.within(at, first.as_mut()));
+        context.clock.unless_ejected(&one, true, waiting).await
+    };
+    if let Some(Ok(done)) = waited {
         dials[0].take().inspect(|took| context.connected(&routed.service, *took));
         return done;
     }
-    let again = Again { reason: Reason::Hedge, price: Price::Budgeted, same: false };
+    // The time is over; or the instance was seen to answer nobody, and there is nothing to wait for.
+    let (reason, price) =
+        if waited.is_none() { (Reason::Silent, Price::Charged) } else { (Reason::Hedge, Price::Budgeted) };
+    let again = Again { reason, price, same: false };
     let Some(lease) = next(call, routed, tries, again, &one).await else { return first.await };
     let (other, since) = (Arc::clone(lease.endpoint()), Instant::now());
     tries.exclude(&other);
@@ -49,22 +57,35 @@ pub(super) async fn hedged(
     let mut second = pin!(timed(context, &other, &mut copy, false, limit, &dials[1]));
     let mut ended: [Option<Attempted>; 2] = [None, None];
     let good = |ended: &Option<Attempted>| matches!(ended, Some(Ok(answer)) if !is_listed(answer, routed, call.grpc));
-    poll_fn(|cx| {
-        if ended[0].is_none()
-            && let Poll::Ready(done) = first.as_mut().poll(cx)
-        {
-            ended[0] = Some(done);
+    let both_silent = {
+        let mut race = pin!(poll_fn(|cx| {
+            if ended[0].is_none()
+                && let Poll::Ready(done) = first.as_mut().poll(cx)
+            {
+                ended[0] = Some(done);
+            }
+            if ended[1].is_none()
+                && !good(&ended[0])
+                && let Poll::Ready(done) = second.as_mut().poll(cx)
+            {
+                ended[1] = Some(done);
+            }
+            let over = ended.iter().any(good) || ended.iter().all(Option::is_some);
+            if over { Poll::Ready(()) } else { Poll::Pending }
+        }));
+        loop {
+            let watched = if is_out(&other) { &one } else { &other };
+            if context.clock.unless_ejected(watched, true, race.as_mut()).await.is_some() {
+                break false;
+            } else if is_out(&one) && is_out(&other) {
+                break true;
+            }
         }
-        if ended[1].is_none()
-            && !good(&ended[0])
-            && let Poll::Ready(done) = second.as_mut().poll(cx)
-        {
-            ended[1] = Some(done);
-        }
-        let over = ended.iter().any(good) || ended.iter().all(Option::is_some);
-        if over { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
+    };
+    if both_silent {
+        // Somebody else may have it.
+        ended = [Some(Err(Failed::Ejected)), Some(Err(Failed::Ejected))];
+    }
     for took in dials.iter().filter_map(Cell::take) {
         context.connected(&routed.service, took);
     }

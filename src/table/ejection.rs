@@ -57,6 +57,7 @@ impl Vitals {
 impl Vitals {
     /// Somebody registered there again: nothing that was done before counts.
     pub(super) fn forgive(&self) {
+        self.ill.store(false, Ordering::Relaxed);
         if self.change(Health::forgive) {
             self.failed.store(0, Ordering::Relaxed);
         }
@@ -96,7 +97,17 @@ impl Endpoint {
     /// A probe was answered: true where that brought it back. Else it may be on trial now.
     pub fn probe_answered(&self, now: Instant) -> bool {
         let ms = self.vitals.ms(now);
-        self.vitals.change(|health| health.probe_answered(ms)) && self.vitals.status() == Status::Up
+        self.comes_back(|health| health.probe_answered(ms), ms) && self.vitals.status() == Status::Up
+    }
+
+    /// One step on the way back; while its health check fails it leads no further than to wait for that.
+    fn comes_back(&self, step: impl Fn(Health) -> Option<Health>, ms: u64) -> bool {
+        let ill = self.vitals.ill.load(Ordering::Relaxed);
+        let step = |health: Health| {
+            let next = step(health)?;
+            if ill && next.status != Status::Ejected { health.awaits_check(ms) } else { Some(next) }
+        };
+        self.vitals.change(step) && !ill
     }
 
     /// A probe failed: the next one is later.
@@ -109,22 +120,29 @@ impl Endpoint {
     pub fn tried(&self, well: bool, now: Instant) -> bool {
         let ms = self.vitals.ms(now);
         let step = |h: Health| if well { h.trial_passed(ms) } else { h.trial_failed(ms) };
-        self.vitals.change(step) && well
+        self.comes_back(step, ms) && well
     }
 
     /// The time of its trial is over: true where that brought it back. One more failure ejects it again.
     pub fn end_trial(&self, now: Instant) -> bool {
         let ms = self.vitals.ms(now);
-        let ended = self.vitals.change(|health| health.trial_ended(ms));
+        let ended = self.comes_back(|health| health.trial_ended(ms), ms);
         if let Some(plan) = self.ejection.as_ref().filter(|_| ended) {
             self.vitals.failed.store(plan.failures.saturating_sub(1), Ordering::Relaxed);
         }
         ended
     }
 
+    /// Its health check fails: ejects it where its service allows that, and in any case keeps it out once it is.
+    pub fn check_failed(&self, now: Instant) -> Option<Spell> {
+        self.vitals.ill.store(true, Ordering::Relaxed);
+        self.eject(Reason::Check, now)
+    }
+
     /// Its health check is fine again, or is not made any more: true where that brought it back.
     pub fn check_passed(&self, now: Instant) -> bool {
         let ms = self.vitals.ms(now);
+        self.vitals.ill.store(false, Ordering::Relaxed);
         self.vitals.change(|health| health.check_passed(ms))
     }
 

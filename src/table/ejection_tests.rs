@@ -54,6 +54,41 @@ fn eject(writer: &TableWriter, id: &str, reason: Reason) -> bool {
 }
 
 #[test]
+fn who_fails_its_health_check_stays_out_whatever_probes_and_trials_say() {
+    let mut writer = writer(Some(EjectionPlan::default()));
+    publish(&mut writer, many(4));
+    let now = Instant::now();
+    // Ejected by requests; then the check fails, which changes nothing for now.
+    let failing = endpoint(&writer, "n1");
+    assert!(failing.eject(Reason::Failures, now).is_some());
+    assert!(failing.check_failed(now).is_none());
+    assert!(!failing.probe_answered(now), "it would have been on trial");
+    assert_eq!(failing.ejected().map(|(reason, ..)| reason), Some(Reason::Check));
+    assert_eq!(failing.due(), None, "it waits for its check");
+    assert!(!failing.probe_answered(now) && failing.ejected().is_some());
+    assert!(failing.check_passed(now) && failing.ejected().is_none());
+
+    // The check fails while it is on trial.
+    let tried = endpoint(&writer, "n2");
+    let spell = tried.eject(Reason::Failures, now).unwrap();
+    assert!(!tried.probe_answered(now));
+    assert!(matches!(tried.next_step(spell), Some(NextStep::EndTrial(_))));
+    assert!(tried.check_failed(now).is_none());
+    assert!(!tried.end_trial(now));
+    assert_eq!(tried.ejected().map(|(reason, ..)| reason), Some(Reason::Check));
+    assert!(tried.check_passed(now));
+
+    // Somebody registered there anew: nothing that was said before counts.
+    let unconnected = endpoint(&writer, "n3");
+    assert!(unconnected.eject(Reason::Connect, now).is_some());
+    assert!(unconnected.check_failed(now).is_none());
+    assert!(!unconnected.probe_answered(now));
+    unconnected.vitals.forgive();
+    assert!(unconnected.ejected().is_none());
+    assert!(unconnected.eject(Reason::Connect, now).is_some() && unconnected.probe_answered(now));
+}
+
+#[test]
 fn an_ejection_ends_with_its_node_and_not_before() {
     let mut writer = writer(Some(EjectionPlan::default()));
     publish(&mut writer, many(3));

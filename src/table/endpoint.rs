@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -90,6 +90,8 @@ pub(super) struct Vitals {
     pub(super) spell: AtomicU32,
     /// When the last ejection began.
     pub(super) ejected_ms: AtomicU64,
+    /// Its health check fails: nothing but the check brings it back.
+    pub(super) ill: AtomicBool,
     /// Zero of the clock in `health` and `latency`.
     pub(super) epoch: Instant,
     pub(super) census: Arc<Census>,
@@ -106,6 +108,7 @@ impl Vitals {
             failed: AtomicU32::new(0),
             spell: AtomicU32::new(0),
             ejected_ms: AtomicU64::new(0),
+            ill: AtomicBool::new(false),
             census,
         }
     }

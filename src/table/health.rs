@@ -168,6 +168,12 @@ impl Health {
         matches!(self.status, Status::Trial | Status::Trying).then_some(self.back(now_ms))
     }
 
+    /// Out for another reason, which is over; but its health check fails.
+    pub(super) fn awaits_check(self, now_ms: u64) -> Option<Self> {
+        let waits = Self { status: Status::Ejected, reason: Reason::Check, at_ms: now_ms, ..self };
+        self.status.is_out().then_some(waits)
+    }
+
     /// A health check that had failed is fine, or is not made any more.
     pub(super) fn check_passed(self, now_ms: u64) -> Option<Self> {
         (self.status == Status::Ejected && self.reason == Reason::Check).then_some(self.back(now_ms))
@@ -384,7 +390,7 @@ mod tests {
         #[test]
         fn whatever_happens_it_is_up_or_has_a_next_step_or_is_over(
             seed: u64,
-            events in prop::collection::vec((0u8..10, 0usize..5, 0u64..20_000), 1..60),
+            events in prop::collection::vec((0u8..11, 0usize..5, 0u64..20_000), 1..60),
         ) {
             let (mut health, mut now) = (Health::UP, 0);
             for (event, reason, later) in events {
@@ -400,6 +406,7 @@ mod tests {
                     6 => health.trial_ended(now),
                     7 => health.check_passed(now),
                     8 => health.forgive(),
+                    9 => health.awaits_check(now),
                     _ => (reason == 0).then(|| health.retire()).flatten(),
                 };
                 health = next.unwrap_or(health);

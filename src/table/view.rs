@@ -151,6 +151,25 @@ pub struct RouteView {
     pub primary_wait: f64,
     /// How many requests it takes.
     pub rate_limit: Option<RateView>,
+    /// When a request that was sent goes out again; null: never.
+    pub retry: Option<RetryView>,
+    /// In seconds: after so long without an answer another instance is asked as well.
+    pub hedge: Option<f64>,
+}
+
+/// When a route's requests go out again.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RetryView {
+    /// Attempts after the first.
+    pub attempts: u32,
+    /// Answers that are as good as none.
+    pub statuses: Vec<u16>,
+    /// Requests that may reach two instances.
+    pub methods: Vec<&'static str>,
+    /// In seconds.
+    pub per_try_timeout: Option<f64>,
+    /// Bytes of a body that are kept.
+    pub buffer: usize,
 }
 
 /// A route's barrier.
@@ -380,6 +399,14 @@ impl Route {
                 keys: rate.keys(),
                 limited: rate.limited(),
             }),
+            retry: (self.retry.attempts > 0).then(|| RetryView {
+                attempts: self.retry.attempts,
+                statuses: self.retry.statuses.codes().collect(),
+                methods: self.retry.methods.names().collect(),
+                per_try_timeout: self.retry.per_try_timeout.map(|limit| limit.as_secs_f64()),
+                buffer: self.retry.buffer,
+            }),
+            hedge: self.hedge.map(|delay| delay.as_secs_f64()),
         }
     }
 }

@@ -1,13 +1,14 @@
 //! The program's own log: `tracing` events as text or JSON lines on standard error, through a [`LineSink`].
 
-use std::io;
 use std::time::Duration;
+use std::{fmt, io};
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
-use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::{MakeWriter, layer};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, Registry, reload};
 
 use super::{LineSink, LineTarget};
 
@@ -21,15 +22,26 @@ pub enum LogFormat {
 }
 
 /// The log's writer: flushed when dropped.
-#[derive(Debug)]
 pub struct Logs {
     sink: LineSink,
+    shape: Box<dyn Fn(LevelFilter, LogFormat) + Send + Sync>,
 }
 
 impl Logs {
     /// Log lines that a stalled standard error cost.
     pub fn sink(&self) -> &LineSink {
         &self.sink
+    }
+
+    /// Writes from now on what is as severe as this, in this shape.
+    pub fn set(&self, level: LevelFilter, format: LogFormat) {
+        (self.shape)(level, format);
+    }
+}
+
+impl fmt::Debug for Logs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Logs").field("sink", &self.sink).finish_non_exhaustive()
     }
 }
 
@@ -42,18 +54,26 @@ impl Drop for Logs {
 /// Sets up the process's log. A second call in one process changes nothing and still returns a handle.
 pub fn init_logging(level: LevelFilter, format: LogFormat) -> io::Result<Logs> {
     let sink = LineSink::open(LineTarget::Stderr)?;
-    let builder = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(Lines(sink.clone()))
-        .with_target(false)
-        .with_ansi(false);
-    let filter = filter(level);
+    let (writer, lines) = reload::Layer::new(writer(&sink, format));
+    let (filter, levels) = reload::Layer::new(filter(level));
     // A test or an embedding program may have set its own subscriber: theirs stays.
-    let _ = match format {
-        LogFormat::Text => builder.finish().with(filter).try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).finish().with(filter).try_init(),
+    let _ = tracing_subscriber::registry().with(writer).with(filter).try_init();
+    let own = sink.clone();
+    let shape = move |level, format| {
+        // An error tells that theirs did stay.
+        let _ = lines.reload(self::writer(&own, format));
+        let _ = levels.reload(self::filter(level));
     };
-    Ok(Logs { sink })
+    Ok(Logs { sink, shape: Box::new(shape) })
+}
+
+/// What makes lines of events.
+fn writer(sink: &LineSink, format: LogFormat) -> Box<dyn Layer<Registry> + Send + Sync> {
+    let writer = layer().with_writer(Lines(sink.clone())).with_target(false).with_ansi(false);
+    match format {
+        LogFormat::Text => writer.boxed(),
+        LogFormat::Json => writer.json().flatten_event(true).boxed(),
+    }
 }
 
 /// What libraries meet is told in our words, once, by whoever uses them. Their own are for `debug`, and every

@@ -13,7 +13,7 @@ use http::Response;
 use tokio::net::TcpStream;
 
 use super::connect::dial;
-use super::h1::{self, Conn};
+use super::h1::{self, Conn, HeadLimits};
 use super::h2::{self, Seat};
 use super::pool::{Common, TargetPool};
 use super::resolve::Resolver;
@@ -86,6 +86,11 @@ impl<B> Transport<B> {
             pools: RefCell::default(),
         };
         Self { inner: Rc::new(inner), body: PhantomData }
+    }
+
+    /// Limits the heads of answers from now on; over HTTP/2 the number of fields at once, the size on new connections.
+    pub fn limit_heads(&self, max_headers: usize, max_header_size: usize) {
+        self.inner.common.set_head_limits(HeadLimits { max_headers, max_header_size });
     }
 
     /// An idle connection to `target`, or a new one.

@@ -24,15 +24,28 @@ pub(crate) struct Common {
     pub(crate) now: Cell<Instant>,
     /// Idle HTTP/1.1 connections over all targets.
     idle: Cell<usize>,
+    /// Of the heads of answers, as they are to be now.
+    heads: Cell<HeadLimits>,
 }
 
 impl Common {
     pub(crate) fn new(options: TransportOptions) -> Self {
-        Self { options, buffers: Buffers::default(), now: Cell::new(Instant::now()), idle: Cell::new(0) }
+        let heads = HeadLimits { max_headers: options.max_headers, max_header_size: options.max_header_size };
+        Self {
+            options,
+            buffers: Buffers::default(),
+            now: Cell::new(Instant::now()),
+            idle: Cell::new(0),
+            heads: Cell::new(heads),
+        }
     }
 
     pub(crate) fn head_limits(&self) -> HeadLimits {
-        HeadLimits { max_headers: self.options.max_headers, max_header_size: self.options.max_header_size }
+        self.heads.get()
+    }
+
+    pub(crate) fn set_head_limits(&self, limits: HeadLimits) {
+        self.heads.set(limits);
     }
 }
 

@@ -14,6 +14,7 @@
 //! | no ensemble for a minute, an instance killed meanwhile | `outage.rs` |
 //! | faults of the ensemble by chance, with registrations that come and go; leaders killed | `ensemble.rs` |
 //! | half of the instances vanish, or all, with the guard and without | `vanish_guard.rs` |
+//! | half of the sessions expire, and later their instances die | `expiry.rs` |
 //! | a registration that comes and goes twenty times a second | `flapping.rs` |
 //! | reloads by the hundred, by signal and by request, beside a registry of a hundred events a second | `reload_storm.rs` |
 //! | one process after another on the same sockets, with five hundred streams open | `swap.rs` |
@@ -21,6 +22,7 @@
 //! | every instance answers 503 | `unavailable.rs` |
 
 mod ensemble;
+mod expiry;
 mod flapping;
 mod held;
 mod kill;

@@ -183,8 +183,9 @@ impl<B: RequestBody> Exchange<B> {
                 self.io.release_input();
                 let upload =
                     matches!(self.uploading, Uploading::Yes).then(|| Box::new(self.upload) as Box<dyn Drive>);
-                let reusable = answer.keep_alive && !matches!(self.uploading, Uploading::Failed(_));
-                UpstreamBody::h1(H1Body::new(self.io, decoder, upload, reusable))
+                // Who answers before it has all of the request may never read the rest: on a connection that is used
+                // again that would be the next request.
+                UpstreamBody::h1(H1Body::new(self.io, decoder, upload, uploaded && answer.keep_alive))
             }
         };
         let mut response = Response::new(body);

@@ -70,7 +70,7 @@ pub(crate) async fn open(
         .initial_connection_window_size(
             window.saturating_mul(options.max_streams.min(1 << 14) as u32).min((1 << 31) - 1),
         )
-        .max_header_list_size(options.max_header_size as u32)
+        .max_header_list_size(common.head_limits().max_header_size as u32)
         .max_send_buffer_size(SEND_BUFFER)
         .initial_max_send_streams(UNSETTLED);
     let handshake = async {

@@ -172,9 +172,9 @@ impl<B: RequestBody> Exchange<B> {
         seat: Seat,
         asked_head: bool,
     ) -> Result<Response<UpstreamBody>, ProtocolError> {
-        let options = &seat.channel.common.options;
-        if response.headers().len() > options.max_headers {
-            return Err(ProtocolError::TooManyHeaders(options.max_headers));
+        let limits = seat.channel.common.head_limits();
+        if response.headers().len() > limits.max_headers {
+            return Err(ProtocolError::TooManyHeaders(limits.max_headers));
         }
         let (parts, stream) = response.into_parts();
         let body = if stream.is_end_stream() {

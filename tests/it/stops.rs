@@ -1,0 +1,105 @@
+//! Stopping under fire: a connection that stands is answered, and none is reset, however the stop falls.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::support::gateway::{Gateway, ORDERS, wait_for};
+use crate::support::instance::Instance;
+
+#[derive(Debug, Default)]
+struct Seen {
+    answered: usize,
+    refused: usize,
+    /// The connection stood, and then there was no answer on it.
+    lost: Vec<String>,
+}
+
+/// Connection after connection, each with one request, until nobody listens.
+fn knock(address: SocketAddr, stop: &AtomicBool) -> Seen {
+    let mut seen = Seen::default();
+    while !stop.load(Ordering::Relaxed) {
+        let mut stream = match TcpStream::connect_timeout(&address, Duration::from_secs(30)) {
+            Ok(stream) => stream,
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+                seen.refused += 1;
+                return seen;
+            }
+            Err(error) => {
+                seen.lost.push(format!("connect: {error}"));
+                continue;
+            }
+        };
+        let _ = stream.set_read_timeout(Some(Duration::from_secs(30)));
+        let mut answer = String::new();
+        let asked = stream.write_all(b"GET /x HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n");
+        match asked.and_then(|()| stream.read_to_string(&mut answer)) {
+            Ok(_) if answer.starts_with("HTTP/1.1 200") => seen.answered += 1,
+            other => seen.lost.push(format!("{other:?} after {answer:?}")),
+        }
+    }
+    seen
+}
+
+#[test]
+fn no_connection_that_stands_is_reset_by_a_stop() {
+    const CLIENTS: usize = 8;
+    let rounds = if std::env::var_os("ZOOGATE_TEST_LONG").is_some() { 50 } else { 5 };
+    let instance = Instance::start("a");
+    let (mut answered, mut lost) = (0, Vec::new());
+    for round in 0..rounds {
+        let config = ORDERS.replace("workers = 1\n", "workers = 2\naccess_log = \"off\"\n");
+        let mut gateway = Gateway::start("stops", &config);
+        gateway.register("orders/a", instance.address);
+        gateway.instances("orders", &["a"]);
+        let public = gateway.listener("public");
+        let stop = Arc::new(AtomicBool::new(false));
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|_| {
+                let stop = Arc::clone(&stop);
+                std::thread::spawn(move || knock(public, &stop))
+            })
+            .collect();
+        let before = instance.count();
+        wait_for("requests", || (instance.count() > before + 50).then_some(()));
+        gateway.signal("TERM");
+        assert!(gateway.wait().success());
+        stop.store(true, Ordering::Relaxed);
+        for client in clients {
+            let seen = client.join().unwrap();
+            answered += seen.answered;
+            lost.extend(seen.lost.into_iter().map(|what| format!("round {round}: {what}")));
+        }
+    }
+    eprintln!("{answered} answered, {} lost in {rounds} stops", lost.len());
+    assert!(lost.is_empty(), "{lost:?}");
+    assert!(answered > rounds * 50);
+}
+
+#[test]
+fn a_descriptor_that_was_promised_and_is_none_ends_the_start_with_its_reason() {
+    use crate::support::gateway::{Scratch, binary};
+    let folder = Scratch::new("promised");
+    let config = folder.write("zoogate.toml", &format!("[admin]\nlisten = \"127.0.0.1:0\"\n{ORDERS}"));
+    let start = |run: &str| {
+        let mut command = std::process::Command::new("sh");
+        command.arg("-c").arg(run).arg(binary().get_program()).arg(&config);
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    // Closed, and a file.
+    for run in [
+        "exec 3>&-; LISTEN_FDS=1 exec \"$0\" run --config \"$1\"",
+        "exec 3</dev/null; LISTEN_FDS=1 exec \"$0\" run --config \"$1\"",
+    ] {
+        let (code, said) = start(run);
+        assert_eq!(code, Some(1), "{run}: {said}");
+        assert!(
+            said.contains("LISTEN_FDS: descriptor 1 of those passed is no listening TCP socket"),
+            "{run}: {said}"
+        );
+        assert!(!said.contains("starting"), "before anything else: {said}");
+    }
+}
