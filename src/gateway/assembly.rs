@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::barriers::Barriers;
+use super::checks;
 use super::elections::Elections;
 use super::error::StartError;
 use super::fleet::{self, Fleet};
@@ -124,11 +125,13 @@ impl Gateway {
         let (pump_orders, pump_thread) = start_pump(pump)?;
         configure(&pump_orders, &plan).await;
 
+        let (checks_stop, checks_thread) = checks::start(reader.clone(), Arc::clone(&metrics))?;
         let shared = Shared::new(reader.clone(), Arc::clone(&metrics), filters);
         let mut running = Running {
             workers: Vec::new(),
             pump_orders: Some(pump_orders),
-            threads: vec![pump_thread],
+            threads: vec![pump_thread, checks_thread],
+            checks_stop: Some(checks_stop),
             admin_stop: None,
             admin_address,
             listeners: Arc::default(),
@@ -185,6 +188,7 @@ pub struct Running {
     workers: Vec<Worker>,
     pump_orders: Option<mpsc::Sender<pump::Order>>,
     threads: Vec<JoinHandle<()>>,
+    checks_stop: Option<oneshot::Sender<()>>,
     admin_stop: Option<oneshot::Sender<()>>,
     admin_address: SocketAddr,
     listeners: Arc<Mutex<Vec<ListenerView>>>,

@@ -3,6 +3,7 @@
 mod accept;
 mod assembly;
 mod barriers;
+mod checks;
 mod descriptors;
 mod drain_lock;
 mod elections;

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::accept::Accepting;
 use super::spread::{Handover, Spread};
 use crate::config::plan::ListenerPlan;
-use crate::proxy::{Checks, ProxyContext, Shared, TICK};
+use crate::proxy::{ProxyContext, Shared, TICK};
 use crate::telemetry::LineSink;
 
 /// Orders that may wait for a worker.
@@ -88,8 +88,6 @@ async fn work(
 ) {
     let context = Rc::new(ProxyContext::new(index, shared));
     let mut accepting = Accepting::new(spread);
-    // One worker asks for all: so the cap on checks is the gateway's.
-    let mut checks = (index == 0).then(|| Checks::new(&context));
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -109,12 +107,7 @@ async fn work(
             },
             // Every worker, this one too, holds a sender: there is always a next.
             Some(handover) = handed.recv() => accepting.take_over(handover, &context),
-            _ = tick.tick() => {
-                context.tick();
-                if let Some(checks) = &mut checks {
-                    checks.tick(&context);
-                }
-            }
+            _ = tick.tick() => context.tick(),
         }
     }
 }

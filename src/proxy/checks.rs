@@ -7,20 +7,21 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::context::ProxyContext;
 use super::probe::{Prober, ejected};
 use super::schedule::Schedule;
 use crate::config::plan::{CheckKind, CheckPlan, HealthCheck};
 use crate::model::{Owner, ServiceName};
-use crate::table::{Endpoint, Reason, RoutingTable, Upstream};
-use crate::transport::{ConnectError, Target, check};
+use crate::table::{CachedReader, Endpoint, Reason, RoutingTable, TableReader, Upstream};
+use crate::telemetry::Metrics;
+use crate::transport::{ConnectError, Target, Transport, TransportOptions, check};
 
 /// The table is looked at so often: a registry in uproar costs no more.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// The health checks of a gateway, all on one worker.
+/// The health checks of a gateway, all on one thread, so that the cap on them is the gateway's.
 #[derive(Debug)]
 pub struct Checks {
+    table: CachedReader,
     prober: Prober,
     state: Rc<RefCell<State>>,
     epoch: Instant,
@@ -59,10 +60,11 @@ enum Failed {
 }
 
 impl Checks {
-    /// To be made on the thread of the context's worker, and ticked there.
-    pub fn new(context: &ProxyContext) -> Self {
+    /// To be made on the thread that ticks it, within a local runtime.
+    pub fn new(table: &TableReader, metrics: Arc<Metrics>) -> Self {
         Self {
-            prober: Prober::of(context),
+            table: table.cached(),
+            prober: Prober { transport: Transport::new(TransportOptions::default()), metrics },
             state: Rc::default(),
             epoch: Instant::now(),
             usual: Arc::default(),
@@ -70,11 +72,13 @@ impl Checks {
         }
     }
 
-    /// Begins the checks that are due.
-    pub fn tick(&mut self, context: &ProxyContext) {
+    /// Begins the checks that are due. To be called each [`TICK`](super::TICK).
+    pub fn tick(&mut self) {
         let now = Instant::now();
         let now_ms = now.saturating_duration_since(self.epoch).as_millis() as u64;
-        context.with_table(|table, _| self.look(table, now, now_ms));
+        let table = Arc::clone(self.table.get());
+        self.look(&table, now, now_ms);
+        drop(table);
         let mut state = self.state.borrow_mut();
         while let Some(id) = state.schedule.begin(now_ms) {
             let Some(checked) = state.checked.get(&id) else {

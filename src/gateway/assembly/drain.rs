@@ -87,6 +87,7 @@ impl Running {
             worker.stop();
         }
         self.pump_orders = None;
+        self.checks_stop = None;
         self.admin_socket = None;
         self.admin_stop = None;
         self.threads.extend(self.fleet.take().and_then(Fleet::into_thread));
