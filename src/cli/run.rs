@@ -31,8 +31,11 @@ pub(super) fn run(config: &Path) -> anyhow::Result<ExitCode> {
     let opened = opened()?;
     let logs = start_log(&plan.log)?;
     keep_memory_sparse();
-    super::runtime()?.block_on(serve(config, plan, opened, &logs))?;
-    Ok(ExitCode::SUCCESS)
+    let runtime = super::runtime()?;
+    let served = runtime.block_on(serve(config, plan, opened, &logs));
+    // A successor that is still getting ready is not waited for.
+    runtime.shutdown_background();
+    served.map(|()| ExitCode::SUCCESS)
 }
 
 /// What the allocator gives back stays given back. Where it asks for huge pages, the kernel fills the holes in

@@ -248,8 +248,10 @@ impl Running {
 
     /// Hands the listening sockets over, while this gateway goes on serving. The task ends well once the successor
     /// accepts: then call [`Running::relieved`] and [`Running::drain`].
-    pub fn hand_over(&self, successor: Successor) -> tokio::task::JoinHandle<std::io::Result<()>> {
+    pub fn hand_over(&mut self, successor: Successor) -> tokio::task::JoinHandle<std::io::Result<()>> {
         tracing::info!("a successor asks for the sockets");
+        // Whatever becomes of it: should this gateway be stopped meanwhile, they serve the successor.
+        self.foreign = self.held.iter().map(|handed| Arc::clone(&handed.name)).collect();
         let duplicate = |handed: &Handed| {
             let (name, listen) = (Arc::clone(&handed.name), handed.listen);
             Ok(Handed { name, listen, socket: handed.socket.try_clone()? })
@@ -266,7 +268,6 @@ impl Running {
     pub fn relieved(&mut self) {
         self.admin_stop = None;
         self.admin_socket = None;
-        self.foreign = self.held.iter().map(|handed| Arc::clone(&handed.name)).collect();
     }
 
     /// Lets successors in, where the configuration names a place for that.
@@ -413,6 +414,7 @@ impl Running {
     async fn close(&mut self, name: &Arc<str>) {
         // The workers' are the last: they empty the queues.
         self.held.retain(|handed| handed.name != *name);
+        self.foreign.retain(|foreign| foreign != name);
         for worker in &self.workers {
             worker.order(workers::Order::Close(Arc::clone(name))).await;
         }

@@ -1,7 +1,8 @@
 //! One process after another on the same sockets.
 
-use std::net::SocketAddr;
-use std::time::Duration;
+use std::net::{SocketAddr, TcpStream};
+use std::process::Child;
+use std::time::{Duration, Instant};
 
 use super::held::Held;
 use crate::departures::Streaming;
@@ -99,6 +100,33 @@ fn five_hundred_streams_and_a_load_on_new_and_kept_connections_outlive_a_swap() 
     println!("{streams} streams and {requests} requests: none refused, none reset");
 }
 
+/// A successor that waits for an ensemble that nobody runs.
+struct NeverReady(Child);
+
+impl NeverReady {
+    fn start(old: &Gateway, folder: &Scratch) -> Self {
+        let waiting = config(folder, 1)
+            .replace(
+                "[[listeners]]",
+                "[registries.main]\nkind = \"zookeeper\"\nconnect = \"127.0.0.1:1\"\n\
+                 [services.users]\nregistry = \"main\"\npath = \"/users\"\n[[listeners]]",
+            )
+            .replace("[services.orders]\n", "[services.orders]\nregistry = \"local\"\n")
+            .replace("[services.stream]\n", "[services.stream]\nregistry = \"local\"\n");
+        let file = folder.write("successor.toml", &format!("[admin]\nlisten = \"127.0.0.1:0\"\n{waiting}"));
+        let child = binary().args(["run", "--config"]).arg(file).spawn().unwrap();
+        old.log.find("the request", |line| line.contains("a successor asks").then_some(()));
+        Self(child)
+    }
+}
+
+impl Drop for NeverReady {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn a_successor_that_does_not_get_ready_changes_nothing() {
     let folder = Scratch::new("handover-dies");
@@ -106,24 +134,25 @@ fn a_successor_that_does_not_get_ready_changes_nothing() {
     folder.write("services/orders/a", &instance.address.to_string());
     let old = Gateway::start("handover-old", &config(&folder, 1));
     old.instances("orders", &["a"]);
-    // It waits for an ensemble that nobody runs.
-    let waiting = config(&folder, 1)
-        .replace(
-            "[[listeners]]",
-            "[registries.main]\nkind = \"zookeeper\"\nconnect = \"127.0.0.1:1\"\n\
-         [services.users]\nregistry = \"main\"\npath = \"/users\"\n[[listeners]]",
-        )
-        .replace("[services.orders]\n", "[services.orders]\nregistry = \"local\"\n")
-        .replace("[services.stream]\n", "[services.stream]\nregistry = \"local\"\n");
-    let file = folder.write("successor.toml", &format!("[admin]\nlisten = \"127.0.0.1:0\"\n{waiting}"));
-    let mut successor = binary().args(["run", "--config"]).arg(file).spawn().unwrap();
-    old.log.find("the request", |line| line.contains("a successor asks").then_some(()));
+    let successor = NeverReady::start(&old, &folder);
     for _ in 0..20 {
         assert_eq!(old.get("/").status, 200, "the old one serves meanwhile");
     }
     assert_eq!(old.admin("/readyz").status, 200);
-    successor.kill().unwrap();
-    successor.wait().unwrap();
+    drop(successor);
     old.log.find("the end of it", |line| line.contains("gave up").then_some(()));
     assert_eq!((old.get("/").status, old.admin("/readyz").status), (200, 200));
+}
+
+#[test]
+fn a_stop_while_a_successor_gets_ready_leaves_it_sockets_that_take_connections() {
+    let folder = Scratch::new("handover-stopped");
+    let mut old = Gateway::start("handover-stopped-old", &config(&folder, 1));
+    let public = old.listener("public");
+    let _successor = NeverReady::start(&old, &folder);
+    let asked = Instant::now();
+    old.signal("TERM");
+    assert!(old.wait().success());
+    assert!(asked.elapsed() < Duration::from_secs(30), "it does not wait for the successor");
+    TcpStream::connect_timeout(&public, Duration::from_secs(20)).expect("a place in the successor's queue");
 }

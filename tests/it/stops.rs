@@ -1,7 +1,7 @@
 //! Stopping under fire: a connection that stands is answered, and none is reset, however the stop falls.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -83,17 +83,17 @@ fn a_descriptor_that_was_promised_and_is_none_ends_the_start_with_its_reason() {
     use crate::support::gateway::{Scratch, binary};
     let folder = Scratch::new("promised");
     let config = folder.write("zoogate.toml", &format!("[admin]\nlisten = \"127.0.0.1:0\"\n{ORDERS}"));
-    let start = |run: &str| {
-        let mut command = std::process::Command::new("sh");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let start = |descriptor: &str| {
+        let mut command = std::process::Command::new("bash");
+        let run = format!("exec {descriptor}; LISTEN_FDS=1 exec \"$0\" run --config \"$1\"");
         command.arg("-c").arg(run).arg(binary().get_program()).arg(&config);
         let output = command.output().unwrap();
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
-    // Closed, and a file.
-    for run in [
-        "exec 3>&-; LISTEN_FDS=1 exec \"$0\" run --config \"$1\"",
-        "exec 3</dev/null; LISTEN_FDS=1 exec \"$0\" run --config \"$1\"",
-    ] {
+    // Closed, a file, and the client's end of a connection.
+    for run in ["3>&-", "3</dev/null", &format!("3<>/dev/tcp/127.0.0.1/{port}")] {
         let (code, said) = start(run);
         assert_eq!(code, Some(1), "{run}: {said}");
         assert!(
