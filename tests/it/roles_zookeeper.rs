@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Semaphore;
 use zoogate::model::{FormatChoice, FormatName, PrimaryRule};
 use zoogate::registry::Base;
 use zookeeper_client::{Acls, Client, CreateMode};
@@ -79,8 +80,15 @@ async fn a_change_of_the_primary_under_load_loses_no_request_and_strays_to_nobod
     assert_eq!(instances[2].count(), 0, "c has never led");
 }
 
-/// Takes the news of `orders` until `last` leads: nowhere in it is a moment without a primary.
-async fn successions(seen: &mut Seen, last: &str) -> usize {
+const SUCCESSIONS: usize = 200;
+/// So many may be made before somebody is told of the first of them: of more, on a machine that is busy, the last would be all
+/// the news.
+const AHEAD: usize = 8;
+
+/// Takes the news of `orders` until the last has succeeded: nowhere in it is a moment without a primary. Lets go on who makes
+/// the successions.
+async fn successions(seen: &mut Seen, last: &str, ahead: &Semaphore) -> usize {
+    let number = |name: &str| name.trim_start_matches("n-").parse::<usize>().unwrap();
     let mut leaders = vec![seen.services["orders"].primary.clone()];
     while leaders.last().is_none_or(|leader| leader.as_deref() != Some(last)) {
         let next = tokio::time::timeout(PATIENCE, seen.next()).await;
@@ -89,6 +97,10 @@ async fn successions(seen: &mut Seen, last: &str) -> usize {
         let told = now.primary_index().map(|at| Arc::clone(&now.instances[at].id.name));
         assert!(told.is_some(), "a moment without a primary, after {leaders:?}: {now:?}");
         if leaders.last() != Some(&told) {
+            let [before, now] =
+                [leaders.last().unwrap(), &told].map(|leader| number(leader.as_deref().unwrap()));
+            assert!(now > before, "{now} after {before}");
+            ahead.add_permits(now - before);
             leaders.push(told);
         }
     }
@@ -105,8 +117,11 @@ async fn a_primary_and_a_successor_that_comes_as_it_goes_change_in_one_step() {
     let base = Base { primary: PrimaryRule::LowestSequence, ..service("orders", "/orders") };
     let mut seen = Seen::start(&connect, vec![base]);
     seen.until_live("orders").await;
+    let ahead = Arc::new(Semaphore::new(AHEAD));
+    let goes_on = Arc::clone(&ahead);
     let writing = tokio::spawn(async move {
-        for round in 0..200 {
+        for round in 0..SUCCESSIONS {
+            goes_on.acquire().await.unwrap().forget();
             let mut both = client.new_multi_writer();
             both.add_create(&path(round + 1), b"127.0.0.1:8000", &EPHEMERAL).unwrap();
             // After it: the events of a transaction come one by one.
@@ -115,8 +130,8 @@ async fn a_primary_and_a_successor_that_comes_as_it_goes_change_in_one_step() {
         }
         client
     });
-    let changes = successions(&mut seen, "n-0000000200").await;
-    assert!(changes > 5, "the news of {changes} changes");
+    let changes = successions(&mut seen, "n-0000000200", &ahead).await;
+    assert!(changes >= SUCCESSIONS / AHEAD, "the news of {changes} changes");
     drop(writing.await.unwrap());
     // With its session goes the last: nobody is left to lead.
     seen.until("nobody leads", |seen| seen.services["orders"].primary.is_none()).await;
@@ -132,8 +147,11 @@ async fn a_pointer_to_a_primary_that_comes_as_the_old_one_goes_moves_in_one_step
     let format = FormatChoice::Fixed(FormatName::Numbered);
     let mut seen = Seen::start(&connect, vec![Base { format, ..service("orders", "/orders") }]);
     seen.until_live("orders").await;
+    let ahead = Arc::new(Semaphore::new(AHEAD));
+    let goes_on = Arc::clone(&ahead);
     let writing = tokio::spawn(async move {
-        for round in 0..200 {
+        for round in 0..SUCCESSIONS {
+            goes_on.acquire().await.unwrap().forget();
             let (old, new) = (format!("/orders/{round}"), format!("/orders/{}", round + 1));
             let mut all = client.new_multi_writer();
             all.add_create(&new, b"127.0.0.1:8000", &EPHEMERAL).unwrap();
@@ -144,8 +162,8 @@ async fn a_pointer_to_a_primary_that_comes_as_the_old_one_goes_moves_in_one_step
         }
         client
     });
-    let changes = successions(&mut seen, "200").await;
-    assert!(changes > 5, "the news of {changes} changes");
+    let changes = successions(&mut seen, "200", &ahead).await;
+    assert!(changes >= SUCCESSIONS / AHEAD, "the news of {changes} changes");
     drop(writing.await.unwrap());
 }
 

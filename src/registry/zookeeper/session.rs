@@ -59,7 +59,7 @@ pub(super) struct LinkStatus {
     pub(super) losses: u64,
 }
 
-/// Silence after which a connection is taken for dead: how long we may be out of date unknowingly.
+/// Silence after which a server is taken for dead: how long we may be out of date unknowingly.
 const CONNECTION_TIMEOUT: Duration = Duration::from_millis(800);
 /// How long a disconnected client is alone before a second one is tried.
 const ALONE: Duration = Duration::from_secs(1);
@@ -99,23 +99,27 @@ impl ConnectOptions {
 
     /// Opens a session, for as long as the client and the guard before it live.
     pub(super) async fn attempt(&self) -> Result<Guarded, Error> {
-        let mut connector = Client::connector()
-            .with_session_timeout(self.session_timeout)
-            .with_connection_timeout(CONNECTION_TIMEOUT)
-            .with_fail_eagerly();
-        for (scheme, credentials) in &self.auth {
-            connector = connector.with_auth(scheme, credentials);
-        }
         let hosts = 1 + self.connect.matches(',').count() as u32;
         let deadline = CONNECTION_TIMEOUT * (2 * hosts) + Duration::from_secs(1);
-        let guard = match Guard::start(self.hosts(), self.chroot()).await {
+        let guard = match Guard::start(self.hosts(), self.chroot(), CONNECTION_TIMEOUT).await {
             Ok(guard) => Some(guard),
             Err(error) => {
                 tracing::debug!(%error, "no guard before the servers: connecting to them as they are");
                 None
             }
         };
-        let connect = guard.as_ref().map_or(&*self.connect, Guard::connect);
+        // The guard tells silence from a pause of our own; the library cannot, and is to leave it to the guard.
+        let (connect, silence) = match &guard {
+            Some(guard) => (guard.connect(), self.session_timeout * 3 / 5),
+            None => (&*self.connect, CONNECTION_TIMEOUT),
+        };
+        let mut connector = Client::connector()
+            .with_session_timeout(self.session_timeout)
+            .with_connection_timeout(silence)
+            .with_fail_eagerly();
+        for (scheme, credentials) in &self.auth {
+            connector = connector.with_auth(scheme, credentials);
+        }
         let client = timeout(deadline, connector.connect(connect)).await.unwrap_or(Err(Error::Timeout))?;
         Ok(Guarded { client, guard: guard.map(Arc::new) })
     }

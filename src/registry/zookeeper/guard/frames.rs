@@ -1,9 +1,9 @@
 //! What a server says, looked at before the client library reads it. No I/O.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, BufMut, BytesMut};
 
 /// An answer may be so long: the names of a million nodes.
 const MAX_FRAME: usize = 64 << 20;
@@ -19,6 +19,9 @@ const COUNT: usize = 4;
 
 /// The xid of an event.
 const NOTIFICATION: i32 = -1;
+/// The xid of every ping, and its operation.
+const PING: i32 = -2;
+const PING_OPERATION: i32 = 11;
 /// Operations whose answer begins with the number of names in it.
 const NAMES: [i32; 3] = [8, 12, 103];
 
@@ -37,15 +40,28 @@ pub(super) enum Lie {
     Names(i32, usize),
 }
 
+/// What a server says next.
+enum Begun {
+    /// More of it has to be seen.
+    Not,
+    /// An answer of so many bytes, with its length, which may pass.
+    Answer(usize),
+    /// The answer to a ping of ours: a header, and nobody else's business.
+    Pong,
+}
+
 /// Both directions of one connection.
 #[derive(Debug)]
 pub(super) struct Exchange {
     chroot: Box<str>,
-    /// The client asked for a session; the server granted one.
+    /// The client asked for a session.
     greeted: bool,
-    welcomed: bool,
+    /// What it granted the session.
+    session: Option<Duration>,
     /// Requests by number: which operation, and since when.
     asked: HashMap<i32, (i32, Instant)>,
+    /// Pings that are to be answered, in order: whether they are ours.
+    pings: VecDeque<bool>,
     /// Bytes of the answer that passes which are still to come.
     passing: usize,
     /// Since when an answer is on its way that is not whole.
@@ -58,8 +74,9 @@ impl Exchange {
         Self {
             chroot: chroot.into(),
             greeted: false,
-            welcomed: false,
+            session: None,
             asked: HashMap::new(),
+            pings: VecDeque::new(),
             passing: 0,
             since: None,
         }
@@ -72,14 +89,31 @@ impl Exchange {
             if from.len() < whole {
                 return;
             }
-            if let (true, Some(xid), Some(operation)) = (self.greeted, number(from, 4), number(from, 8))
-                && xid >= 0
-            {
-                self.asked.insert(xid, (operation, now));
+            if let (true, Some(xid), Some(operation)) = (self.greeted, number(from, 4), number(from, 8)) {
+                if xid >= 0 {
+                    self.asked.insert(xid, (operation, now));
+                } else if xid == PING {
+                    self.pings.push_back(false);
+                }
             }
             self.greeted = true;
             to.unsplit(from.split_to(whole));
         }
+    }
+
+    /// Asks the server whether it is there, behind what it is sent already; not before it has granted a session.
+    pub(super) fn ping(&mut self, to: &mut BytesMut) {
+        if self.session.is_some() {
+            for word in [8, PING, PING_OPERATION] {
+                to.put_i32(word);
+            }
+            self.pings.push_back(true);
+        }
+    }
+
+    /// What the server granted the session, once it did.
+    pub(super) fn session(&self) -> Option<Duration> {
+        self.session
     }
 
     /// Moves on what a server may have said. An answer passes as it comes, once its beginning is sound: it may be
@@ -95,9 +129,9 @@ impl Exchange {
             }
             self.since = self.since.or(Some(now));
             match self.begin(from)? {
-                // The rest of its beginning is to come.
-                0 => return Ok(()),
-                whole => self.passing = whole,
+                Begun::Not => return Ok(()),
+                Begun::Answer(whole) => self.passing = whole,
+                Begun::Pong => from.advance(HEADER),
             }
             if self.passing <= from.len() {
                 self.since = None;
@@ -105,26 +139,25 @@ impl Exchange {
         }
     }
 
-    /// How long the next answer is, with its length, if it may pass; 0 where more of it has to be seen.
-    fn begin(&mut self, from: &[u8]) -> Result<usize, Lie> {
-        let Some(length) = number(from, 0) else { return Ok(0) };
-        let most = if self.welcomed { MAX_FRAME } else { MAX_WELCOME };
+    /// What comes next, if it may pass.
+    fn begin(&mut self, from: &[u8]) -> Result<Begun, Lie> {
+        let Some(length) = number(from, 0) else { return Ok(Begun::Not) };
+        let most = if self.session.is_some() { MAX_FRAME } else { MAX_WELCOME };
         let body = usize::try_from(length).ok().filter(|body| (1..=most).contains(body));
         let whole = 4 + body.ok_or(Lie::Length(length))?;
-        if !self.welcomed {
+        if self.session.is_none() {
             if from.len() < whole {
-                return Ok(0);
+                return Ok(Begun::Not);
             }
-            is_welcome(&from[4..whole]).then_some(()).ok_or(Lie::Welcome)?;
-            self.welcomed = true;
-            return Ok(whole);
+            self.session = Some(welcome(&from[4..whole]).ok_or(Lie::Welcome)?);
+            return Ok(Begun::Answer(whole));
         }
         if whole < HEADER {
             return Err(Lie::Length(length));
         }
         let seen = whole.min(HEADER + COUNT);
         if from.len() < seen {
-            return Ok(0);
+            return Ok(Begun::Not);
         }
         let (xid, error) = (number(from, 4).unwrap_or_default(), number(from, 16).unwrap_or_default());
         if xid == NOTIFICATION {
@@ -132,11 +165,20 @@ impl Exchange {
                 return Err(Lie::Length(length));
             }
             if from.len() < whole {
-                return Ok(0);
+                return Ok(Begun::Not);
             }
-            return if self.is_event(&from[HEADER..whole]) { Ok(whole) } else { Err(Lie::Event) };
+            let sound = self.is_event(&from[HEADER..whole]);
+            return if sound { Ok(Begun::Answer(whole)) } else { Err(Lie::Event) };
         }
-        // Those below 0 are pings, credentials and watches, whose numbers are always the same.
+        if xid == PING {
+            // A server answers in the order in which it was asked.
+            return match self.pings.pop_front().ok_or(Lie::Unasked(xid))? {
+                true if whole == HEADER => Ok(Begun::Pong),
+                true => Err(Lie::Length(length)),
+                false => Ok(Begun::Answer(whole)),
+            };
+        }
+        // Others below 0 are credentials and watches, whose numbers are always the same.
         if xid >= 0 {
             let (operation, _) = self.asked.remove(&xid).ok_or(Lie::Unasked(xid))?;
             let names = number(from, HEADER).filter(|_| whole >= HEADER + COUNT);
@@ -149,7 +191,7 @@ impl Exchange {
                 }
             }
         }
-        Ok(whole)
+        Ok(Begun::Answer(whole))
     }
 
     fn is_event(&self, mut body: &[u8]) -> bool {
@@ -169,17 +211,17 @@ impl Exchange {
     }
 }
 
-/// Whether this grants a session, or says that there is none any more.
-fn is_welcome(mut body: &[u8]) -> bool {
+/// What this grants a session, which is nothing where it says that there is none any more; `None` where it says neither.
+fn welcome(mut body: &[u8]) -> Option<Duration> {
     if body.len() < 4 + 4 + 8 + 4 {
-        return false;
+        return None;
     }
     let (_version, timeout, session, length) =
         (body.get_i32(), body.get_i32(), body.get_i64(), body.get_i32());
-    let Ok(password) = usize::try_from(length.max(0)) else { return false };
-    let Some(rest) = body.get(password..) else { return false };
+    let rest = body.get(usize::try_from(length.max(0)).ok()?..)?;
     let least = i32::from(session != 0);
-    (least..=MAX_TIMEOUT).contains(&timeout) && matches!(rest, [] | [0 | 1])
+    let sound = (least..=MAX_TIMEOUT).contains(&timeout) && matches!(rest, [] | [0 | 1]);
+    sound.then(|| Duration::from_millis(u64::try_from(timeout).unwrap_or_default()))
 }
 
 fn number(bytes: &[u8], at: usize) -> Option<i32> {
@@ -258,18 +300,23 @@ mod tests {
         answer(1, 0, &body)
     }
 
+    fn ping() -> Vec<u8> {
+        frame(&[&PING.to_be_bytes(), &PING_OPERATION.to_be_bytes()])
+    }
+
     #[test]
     fn what_a_server_says_passes_whole_however_it_is_cut() {
         let all = [
             welcome(4000, 7, 16, &[0]),
             event("/prod/orders/a"),
             children(2, &["a", "node2"]),
-            answer(-2, 0, &[]),
+            answer(PING, 0, &[]),
             event("/prod"),
         ]
         .concat();
         for piece in 1..all.len() {
             let mut exchange = asked();
+            exchange.client(&mut BytesMut::from(&ping()[..]), &mut BytesMut::new(), Instant::now());
             assert_eq!(said(&mut exchange, &all, piece), Ok(all.len()), "in pieces of {piece}");
             assert_eq!(exchange.waits_since(), None);
         }
@@ -278,6 +325,33 @@ mod tests {
         let begun = [welcome(4000, 7, 16, &[]), children(1, &["a very long name"])].concat();
         assert_eq!(said(&mut exchange, &begun[..begun.len() - 5], 1000), Ok(begun.len() - 5));
         assert!(exchange.waits_since().is_some());
+    }
+
+    #[test]
+    fn the_client_hears_of_the_answers_to_its_own_pings_alone() {
+        let pong = answer(PING, 0, &[]);
+        let (mut exchange, mut sent) = (asked(), BytesMut::new());
+        exchange.ping(&mut sent);
+        assert!(sent.is_empty(), "nobody may ask before there is a session");
+        said(&mut exchange, &welcome(4000, 7, 16, &[0]), 100).unwrap();
+        assert_eq!(exchange.session(), Some(Duration::from_secs(4)));
+        exchange.ping(&mut sent);
+        exchange.client(&mut BytesMut::from(&ping()[..]), &mut sent, Instant::now());
+        exchange.ping(&mut sent);
+        assert_eq!(sent, ping().repeat(3));
+        // Ours, the client's between an event and an answer, ours.
+        let (event, children) = (event("/prod/orders/a"), children(1, &["a"]));
+        let all = [&pong[..], &event, &pong, &children, &pong].concat();
+        let (mut from, mut to) = (BytesMut::new(), BytesMut::new());
+        for piece in all.chunks(7) {
+            from.extend_from_slice(piece);
+            exchange.server(&mut from, &mut to, Instant::now()).unwrap();
+        }
+        assert_eq!(to, [&event[..], &pong, &children].concat());
+        assert_eq!((from.len(), exchange.waits_since()), (0, None));
+        assert_eq!(said(&mut exchange, &pong, 100), Err(Lie::Unasked(PING)), "nobody has asked");
+        exchange.ping(&mut sent);
+        assert_eq!(said(&mut exchange, &answer(PING, 0, &[0]), 100), Err(Lie::Length(17)));
     }
 
     #[test]
