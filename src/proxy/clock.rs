@@ -175,10 +175,10 @@ pub(super) fn is_out(endpoint: &Endpoint) -> bool {
 }
 
 impl Clock {
-    /// Those who have kept a request waiting since then, each once.
-    pub(super) fn waited_for(&self, since: Instant) -> Vec<Arc<Endpoint>> {
+    /// Those who keep a request waiting for longer than they use to, each once.
+    pub(super) fn waited_for(&self, now: Instant) -> Vec<Arc<Endpoint>> {
         let (mut known, watches) = (HashSet::new(), self.watches.borrow());
-        let late = watches.iter().filter(|waiting| waiting.since <= since);
+        let late = watches.iter().filter(|waiting| waiting.endpoint.keeps_waiting(waiting.since, now));
         let first = late.filter(|waiting| known.insert(waiting.endpoint.target.id));
         first.map(|waiting| Arc::clone(&waiting.endpoint)).collect()
     }

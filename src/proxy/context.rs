@@ -15,14 +15,14 @@ use http::{HeaderMap, HeaderValue};
 
 use super::access_log::AccessLog;
 use super::body::Body;
-use super::clock::Clock;
+use super::clock::{Clock, TICK};
 use super::filter::{Chain, Filters};
 use super::headers::{IdBlock, Via, request_id};
 use super::memory::{Memory, MemorySource, Pressure, SETTLES};
 use super::probe::Prober;
 use super::queue::Lines;
 use super::replay::Replays;
-use super::silence::{SUSPICIOUS, Suspects};
+use super::silence::Suspects;
 use super::streams::{PlacedBy, StreamGuard, Streams};
 use crate::config::plan::{ListenerKind, ListenerPlan};
 use crate::model::ServiceName;
@@ -77,6 +77,8 @@ pub struct ProxyContext {
     draining: Cell<bool>,
     tidying: Cell<Tidying>,
     ticks: Cell<u32>,
+    /// When it was last looked for those who keep requests waiting.
+    looked: Cell<Instant>,
     suspects: RefCell<Suspects>,
     streams: Rc<Streams>,
     pub(super) access_log: AccessLog,
@@ -96,9 +98,9 @@ pub struct ProxyContext {
 const PROMPT: usize = 1 << 20;
 const PROMPT_EVERY: u32 = 20;
 /// In ticks.
-const SILENCE_EVERY: u32 = 10;
+const SILENCE_EVERY: u32 = 2;
 /// Suspects that are asked in one look, lest the loss of a network becomes a storm of probes; the rest at the next.
-const ASKED_AT_ONCE: usize = 32;
+const ASKED_AT_ONCE: usize = 8;
 const PROMPTS: u32 = 4;
 
 /// When the allocator is to be prompted: allocators return memory while they are at work, and a worker whose
@@ -196,6 +198,7 @@ impl ProxyContext {
             draining: Cell::new(false),
             tidying: Cell::default(),
             ticks: Cell::default(),
+            looked: Cell::new(Instant::now()),
             suspects: RefCell::default(),
             streams: Rc::default(),
             access_log: AccessLog::default(),
@@ -274,15 +277,20 @@ impl ProxyContext {
         }
     }
 
-    /// Asks those that keep requests waiting. Ten ticks apart: that costs what waits, not what runs.
+    /// Asks those that keep requests waiting. Some ticks apart: that costs what waits, not what runs.
     fn look_for_silence(&self, now: Instant) {
         let ticks = self.ticks.get().wrapping_add(1);
         self.ticks.set(ticks);
         if !ticks.is_multiple_of(SILENCE_EVERY) {
             return;
         }
+        let since = self.looked.replace(now);
+        if now.saturating_duration_since(since) > 2 * SILENCE_EVERY * TICK {
+            // Who had no time for the answers must not say that there were none.
+            return;
+        }
         let mut suspects = self.suspects.borrow_mut();
-        let late = now.checked_sub(SUSPICIOUS).map(|since| self.clock.waited_for(since)).unwrap_or_default();
+        let late = self.clock.waited_for(now);
         let standing =
             late.into_iter().filter(|endpoint| !endpoint.is_closed() && endpoint.ejected().is_none());
         let due = standing.filter(|endpoint| suspects.waits(endpoint.target.id, now));

@@ -4,6 +4,7 @@
 //! A probe is a connection of our own. Who could not be connected to is back with a connect; of everybody else that
 //! proves nothing (the kernel accepts for a process that hangs), so they are asked something that any server answers.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -133,29 +134,45 @@ impl Prober {
         tracing::info!(service, instance = &*endpoint.id, "instance readmitted");
     }
 
-    /// Asks one that keeps a request waiting whether it is there at all, and takes it out where it is not.
+    /// Asks one that keeps a request waiting whether it is there at all, and takes it out where it is not. Until that is
+    /// known, new requests go elsewhere, unless the answer comes at once.
     pub(super) async fn suspect(self, service: String, endpoint: Arc<Endpoint>) {
         if endpoint.ejected().is_some() || endpoint.is_closed() {
             return;
         }
-        if self.says_something(&endpoint).await != Some(false) {
+        let mut asked = pin!(self.clone().says_something(Arc::clone(&endpoint)));
+        let at_once = endpoint.patience(Instant::now()) / 2;
+        let mut doubt = None;
+        let says = if let Ok(says) = tokio::time::timeout(at_once, asked.as_mut()).await {
+            says
+        } else {
+            doubt = endpoint.doubt();
+            if doubt.is_some() {
+                self.metrics.doubted(&service);
+                let instance = &*endpoint.id;
+                tracing::info!(service, instance, "instance doubted: it leaves requests and a probe waiting");
+            }
+            asked.await
+        };
+        if says != Some(false) {
             return;
         }
         if let Some(spell) = endpoint.eject(Reason::Silent, Instant::now()) {
             ejected(self, &service, &endpoint, spell, None::<&ConnectError>);
         }
+        drop(doubt);
     }
 
     /// Whether an ejected endpoint has got over what ejected it, as far as a probe can tell.
-    async fn answers(&self, endpoint: &Endpoint) -> bool {
+    async fn answers(&self, endpoint: &Arc<Endpoint>) -> bool {
         if matches!(endpoint.ejected(), Some((Reason::Connect, ..)) | None) {
             return self.transport.dial(&endpoint.target).await.is_ok();
         }
-        self.says_something(endpoint).await == Some(true)
+        self.clone().says_something(Arc::clone(endpoint)).await == Some(true)
     }
 
     /// Whether it answers what any server does; `None` where it could not be asked.
-    async fn says_something(&self, endpoint: &Endpoint) -> Option<bool> {
+    async fn says_something(self, endpoint: Arc<Endpoint>) -> Option<bool> {
         let asked = async {
             let authority = &*endpoint.address;
             let dial = || self.transport.dial(&endpoint.target);

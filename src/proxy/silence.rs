@@ -2,13 +2,12 @@
 //!
 //! A process that hangs (stopped, or behind a network that drops everything) refuses nothing: without this, each
 //! request that meets it would wait for its whole timeout. Slow is not silent, so nobody is judged by waiting alone:
-//! who keeps a request for a second is asked something that any server answers at once.
+//! who keeps a request for much longer than it uses to, and answers nothing meanwhile, is asked something that any server
+//! answers at once.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// A request that waits for so long makes its instance a suspect.
-pub(super) const SUSPICIOUS: Duration = Duration::from_secs(1);
 /// The pause before the same instance is asked again: it doubles from the first to the last.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LAST_PAUSE: Duration = Duration::from_secs(5);

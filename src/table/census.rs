@@ -11,6 +11,8 @@ use super::health::{least_usable, most_ejected};
 pub(super) struct Census {
     /// Out of rotation for what they did, those on trial included.
     ejected: AtomicU32,
+    /// In rotation, and doubted.
+    doubted: AtomicU32,
     /// Kept only for services with a load bound: it costs each request a shared cache line.
     pub(super) in_flight: AtomicU32,
     /// As of the newest generation: endpoints that want traffic, and all.
@@ -38,6 +40,28 @@ impl Census {
     /// Whether anybody is out.
     pub(super) fn any_ejected(&self) -> bool {
         self.ejected.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether anybody is doubted.
+    pub(super) fn any_doubted(&self) -> bool {
+        self.doubted.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether so few are in rotation without a doubt that doubts are ignored. `trusted` counts those of the caller's
+    /// generation up to a number.
+    pub(super) fn ignores_doubts(&self, trusted: impl FnOnce(usize) -> usize) -> bool {
+        let least = self.least.load(Ordering::Relaxed).max(1) as usize;
+        trusted(least) < least
+    }
+
+    /// Counts one doubt more.
+    pub(super) fn doubt(&self) {
+        self.doubted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts one doubt fewer.
+    pub(super) fn trust(&self) {
+        self.doubted.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Counts one in, whatever the limit.

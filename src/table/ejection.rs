@@ -1,5 +1,6 @@
 //! What takes an endpoint out of rotation and brings it back. The decisions are those of [`super::health`].
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,22 @@ use super::health::{Health, Reason, Status};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use = "an ejection without a probe does not end"]
 pub struct Spell(u32);
+
+/// That an endpoint may be gone, as long as this is held.
+#[derive(Debug)]
+#[must_use = "a doubt ends when it is dropped"]
+pub struct Doubt(Arc<Endpoint>);
+
+impl Drop for Doubt {
+    fn drop(&mut self) {
+        self.0.vitals.change(Health::trust);
+    }
+}
+
+/// So many times the latency of late, between these bounds, is too long without any answer.
+const PATIENCE: u32 = 5;
+const PATIENCE_MIN: Duration = Duration::from_millis(100);
+const PATIENCE_MAX: Duration = Duration::from_secs(1);
 
 /// What is due for an endpoint that is out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +89,29 @@ impl Endpoint {
             return None;
         }
         self.vitals.eject(reason, now)
+    }
+
+    /// Whether a request waits for its answer since then, and neither it nor any other was answered for longer than usual.
+    pub fn keeps_waiting(&self, since: Instant, now: Instant) -> bool {
+        let patience = self.patience(now);
+        now.saturating_duration_since(since) >= patience
+            && self.vitals.heard(now).is_none_or(|ago| ago >= patience)
+    }
+
+    /// How long it may leave all requests without an answer: some times what it took of late. A second where nothing is
+    /// known of it, and at the most.
+    pub fn patience(&self, now: Instant) -> Duration {
+        match self.latency(now) {
+            Duration::ZERO => PATIENCE_MAX,
+            usual => (usual * PATIENCE).clamp(PATIENCE_MIN, PATIENCE_MAX),
+        }
+    }
+
+    /// It may be gone: until the doubt goes, picks take others where there are enough. `None` where it is not in rotation,
+    /// or doubted already, or may not be ejected.
+    pub fn doubt(self: &Arc<Self>) -> Option<Doubt> {
+        let doubts = self.ejection.is_some() && self.vitals.change(Health::doubt);
+        doubts.then(|| Doubt(Arc::clone(self)))
     }
 
     /// A request on it failed, in a way that counts: ejects it where that is one too many in a row.

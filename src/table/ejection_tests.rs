@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::health::Reason;
-use super::testing::{config, instance, name, service, snapshot};
-use super::{Endpoint, InstanceState, Lease, NextStep, PickRequest, TableWriter};
+use super::testing::{config, input, instance, name, route, service, snapshot};
+use super::{Considered, Endpoint, InstanceState, Lease, NextStep, PickRequest, TableWriter};
 use crate::config::plan::EjectionPlan;
 use crate::model::{BalanceSpec, Instance, InstanceChoice};
 
@@ -13,7 +13,7 @@ fn writer(plan: Option<EjectionPlan>) -> TableWriter {
     let mut orders = service("orders", BalanceSpec::default());
     orders.defaults.ejection = plan.map(Arc::new);
     let (mut writer, _) = TableWriter::new(1);
-    writer.configure(config(vec![orders], vec![]));
+    writer.configure(config(vec![orders], vec![route("/*")]));
     writer
 }
 
@@ -237,4 +237,95 @@ fn a_trial_without_a_request_ends_on_probation() {
     assert!(!out.probe_answered(now) && out.end_trial(now));
     assert_eq!(out.state(), InstanceState::Up);
     assert!(out.failed(now).is_some(), "one more was enough");
+}
+
+#[test]
+fn a_doubt_sends_requests_elsewhere_while_there_are_enough_others() {
+    let mut writer = writer(Some(EjectionPlan::default()));
+    publish(&mut writer, many(4));
+    let first = endpoint(&writer, "n1");
+    let doubt = first.doubt().expect("it is in rotation");
+    assert!(first.doubt().is_none(), "one at a time");
+    assert_eq!(
+        (picked(&writer), first.state()),
+        (vec!["n2".into(), "n3".into(), "n4".into()], InstanceState::Up)
+    );
+    let table = writer.reader().load();
+    let told = input("GET", "h", "/", |input| table.explain(input, None, Instant::now()));
+    let passed_over = |c: &&Considered| c.verdict == "rejected" && c.reason.contains("passed over");
+    assert_eq!(told.considered.iter().filter(passed_over).map(|c| &*c.name).collect::<Vec<_>>(), ["n1"]);
+    // Two of four are the least that ejections and doubts leave.
+    let second = endpoint(&writer, "n2").doubt();
+    assert_eq!(picked(&writer), ["n3", "n4"]);
+    let third = endpoint(&writer, "n3").doubt();
+    assert_eq!(picked(&writer).len(), 4, "too few are left: doubts do not count");
+    drop((second, third, doubt));
+    assert_eq!(picked(&writer).len(), 4);
+
+    // It ends with the judgement, and takes none of the places of the ejected.
+    let doubt = first.doubt();
+    assert!(eject(&writer, "n2", Reason::Failures) && eject(&writer, "n3", Reason::Failures));
+    assert!(first.eject(Reason::Silent, Instant::now()).is_some());
+    assert_eq!(picked(&writer), ["n2", "n3", "n4"], "one is left of four, so those that answer are pardoned");
+    drop(doubt);
+    assert!(first.ejected().is_some());
+}
+
+#[test]
+fn a_doubt_does_not_cost_the_request_that_has_nobody_else() {
+    let mut writer = writer(Some(EjectionPlan::default()));
+    publish(&mut writer, many(2));
+    let only = endpoint(&writer, "n2");
+    let _doubt = endpoint(&writer, "n1").doubt();
+    assert_eq!(picked(&writer), ["n2"]);
+    let table = writer.reader().load();
+    let request = PickRequest {
+        rng: &mut fastrand::Rng::new(),
+        worker: 0,
+        key: None,
+        tried: &[only.target.id],
+        now: Instant::now(),
+    };
+    let lease = table.upstream("orders").unwrap().pick(request).expect("the other one");
+    assert_eq!(&*lease.endpoint().id, "n1");
+}
+
+#[test]
+fn what_is_too_long_is_measured_by_what_was_usual() {
+    let mut writer = writer(Some(EjectionPlan::default()));
+    publish(&mut writer, many(1));
+    let (only, start) = (endpoint(&writer, "n1"), Instant::now());
+    let ms = Duration::from_millis;
+    let answered = |after: Duration, took: Duration| {
+        let table = writer.reader().load();
+        let request = PickRequest {
+            rng: &mut fastrand::Rng::new(),
+            worker: 0,
+            key: None,
+            tried: &[],
+            now: start + after,
+        };
+        table
+            .upstream("orders")
+            .unwrap()
+            .pick(request)
+            .unwrap()
+            .settle(crate::telemetry::Outcome::Ok, Some(took));
+    };
+    let waits = |since: u64, now: u64| only.keeps_waiting(start + ms(since), start + ms(now));
+    assert!(!waits(0, 999) && waits(0, 1_000), "nothing is known of it");
+    answered(ms(1_100), ms(40));
+    assert!(!waits(2_000, 2_150) && waits(2_000, 2_250), "five times what it took, less what is forgotten");
+    assert!(!waits(900, 1_160), "another one was answered meanwhile");
+    answered(ms(3_000), ms(2));
+    answered(ms(3_000), ms(900));
+    assert!(!waits(4_000, 4_900) && waits(4_000, 5_000), "a second is the most");
+
+    // What waited through an ejection tells nothing.
+    let patience = only.patience(start + ms(6_000));
+    assert!(
+        only.eject(Reason::Silent, start + ms(6_000)).is_some() && only.probe_answered(start + ms(9_000))
+    );
+    answered(ms(5_500), ms(8_000));
+    assert!(only.patience(start + ms(9_000)) <= patience, "it is forgotten by and by, and not renewed");
 }

@@ -135,6 +135,7 @@ impl Vitals {
     /// Moves the health on, unless nothing changes; keeps the service's count of the ejected.
     pub(super) fn change(&self, step: impl Fn(Health) -> Option<Health>) -> bool {
         let Some((was, is)) = self.step(step) else { return false };
+        // The doubt, where there was one, is counted by `step`.
         match (was.is_out(), is.is_out()) {
             (false, true) => self.census.enter(),
             (true, false) => self.census.leave(),
@@ -143,12 +144,19 @@ impl Vitals {
         true
     }
 
-    /// Moves the health on without a count: from which status to which.
+    /// Moves the health on without a count of the ejected: from which status to which.
     pub(super) fn step(&self, step: impl Fn(Health) -> Option<Health>) -> Option<(Status, Status)> {
         let next = |word| step(Health::unpack(word)).map(Health::pack);
         let before = self.health.fetch_update(Ordering::AcqRel, Ordering::Acquire, next).ok()?;
         let was = Health::unpack(before);
-        Some((was.status, step(was).map_or(was.status, |health| health.status)))
+        let is = step(was).map_or(was.status, |health| health.status);
+        match (was.status, is) {
+            (Status::Doubted, Status::Doubted) => {}
+            (Status::Doubted, _) => self.census.trust(),
+            (_, Status::Doubted) => self.census.doubt(),
+            _ => {}
+        }
+        Some((was.status, is))
     }
 
     pub(super) fn in_flight(&self) -> u32 {
@@ -183,6 +191,19 @@ impl Vitals {
         }
     }
 
+    /// Whether it was ejected since.
+    pub(super) fn ejected_since(&self, since: Instant) -> bool {
+        let last = self.ejected_ms.load(Ordering::Relaxed);
+        last != 0 && last >= self.ms(since)
+    }
+
+    /// How long ago the last head of an answer came: `None` where none ever did.
+    pub(super) fn heard(&self, now: Instant) -> Option<Duration> {
+        let word = self.latency.load(Ordering::Relaxed);
+        let stamps = age(word as u32, self.stamp(now));
+        (word != 0).then(|| Duration::from_millis(u64::from(stamps) * STAMP_MS))
+    }
+
     /// In microseconds; `stamp` is asked for the time as [`Vitals::stamp`] puts it where one is known.
     pub(super) fn latency(&self, stamp: impl FnOnce() -> u32) -> f64 {
         let word = self.latency.load(Ordering::Relaxed);
@@ -191,7 +212,7 @@ impl Vitals {
         }
         let stamp = stamp();
         let micros = f64::from(f32::from_bits((word >> 32) as u32));
-        micros * f64::from(remembered(stamp.wrapping_sub(word as u32)))
+        micros * f64::from(remembered(age(word as u32, stamp)))
     }
 
     /// Takes a slower answer at its word, and a faster one by and by.
@@ -200,7 +221,7 @@ impl Vitals {
         let stamp = self.stamp(at);
         // Two workers at once: one sample may be lost. It is an estimate.
         let word = self.latency.load(Ordering::Relaxed);
-        let (before, since) = (f32::from_bits((word >> 32) as u32), stamp.wrapping_sub(word as u32));
+        let (before, since) = (f32::from_bits((word >> 32) as u32), age(word as u32, stamp));
         let kept = remembered(since);
         let next = if before <= 0.0 || sample >= before * kept {
             sample
@@ -215,9 +236,15 @@ impl Vitals {
     }
 }
 
-/// The weight of what is so many stamps old. A stamp from the future (another worker's) is now.
+/// How many stamps old. One from the future (another worker's) is of now.
+fn age(stamp: u32, now: u32) -> u32 {
+    let stamps = now.wrapping_sub(stamp);
+    if stamps > u32::MAX / 2 { 0 } else { stamps }
+}
+
+/// The weight of what is so many stamps old.
 fn remembered(stamps: u32) -> f32 {
-    if stamps == 0 || stamps > u32::MAX / 2 {
+    if stamps == 0 {
         return 1.0;
     }
     (-(stamps as f32) * STAMP_MS as f32 / LATENCY_MEMORY.as_millis() as f32).exp()
@@ -238,7 +265,7 @@ impl Endpoint {
     /// Up, ejected or draining; what the registration says is not its business.
     pub fn state(&self) -> InstanceState {
         match self.vitals.status() {
-            Status::Up => InstanceState::Up,
+            Status::Up | Status::Doubted => InstanceState::Up,
             Status::Ejected | Status::Trial | Status::Trying => InstanceState::Ejected,
             Status::Retired => InstanceState::Draining,
         }

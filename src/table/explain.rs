@@ -218,6 +218,13 @@ fn explain_instances(
             Some(cap) => (verdict, format!("{reason}, but at its limit of {cap} requests")),
             None => (verdict, reason),
         };
+        let (verdict, reason) = match verdict {
+            POSSIBLE if upstream.is_doubted(slot) => (
+                REJECTED,
+                "it leaves requests and a probe waiting: passed over until that has its answer".to_owned(),
+            ),
+            verdict => (verdict, reason),
+        };
         let reason = if pardoned { reason + "; ejected, but too few others are usable" } else { reason };
         let label = &upstream.endpoints()[slot].id;
         if verdict == CHOSEN && decided {

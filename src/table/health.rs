@@ -17,6 +17,8 @@ use serde::Serialize;
 pub(super) enum Status {
     /// In rotation.
     Up,
+    /// In rotation for want of others only: it keeps requests waiting for longer than usual, and a probe too.
+    Doubted,
     /// Kept out of it until a probe is answered.
     Ejected,
     /// A probe was answered: one request may try it.
@@ -31,6 +33,11 @@ impl Status {
     /// Whether it is kept out of rotation by what it did.
     pub(super) fn is_out(self) -> bool {
         matches!(self, Self::Ejected | Self::Trial | Self::Trying)
+    }
+
+    /// Whether nothing that it did counts against it, or merely a doubt.
+    pub(super) fn is_in(self) -> bool {
+        matches!(self, Self::Up | Self::Doubted)
     }
 }
 
@@ -120,16 +127,21 @@ impl Health {
     /// How everyone starts.
     pub(super) const UP: Self = Self { status: Status::Up, reason: Reason::Connect, failures: 0, at_ms: 0 };
 
+    /// It may be gone: who can goes elsewhere until that is known.
+    pub(super) fn doubt(self) -> Option<Self> {
+        (self.status == Status::Up).then_some(Self { status: Status::Doubted, ..self })
+    }
+
+    /// The doubt is over, without an ejection.
+    pub(super) fn trust(self) -> Option<Self> {
+        (self.status == Status::Doubted).then_some(Self { status: Status::Up, ..self })
+    }
+
     /// Takes one that is up out: `None` where that changes nothing.
     pub(super) fn eject(self, reason: Reason, now_ms: u64) -> Option<Self> {
         let relapse = now_ms.saturating_sub(self.at_ms) < RELAPSE.as_millis() as u64;
         let failures = if relapse { self.failures } else { 0 };
-        (self.status == Status::Up).then_some(Self {
-            status: Status::Ejected,
-            reason,
-            failures,
-            at_ms: now_ms,
-        })
+        self.status.is_in().then_some(Self { status: Status::Ejected, reason, failures, at_ms: now_ms })
     }
 
     /// After a probe that failed: the next one is later.
@@ -181,7 +193,7 @@ impl Health {
 
     /// Somebody registered at its address: as good as new.
     pub(super) fn forgive(self) -> Option<Self> {
-        self.status.is_out().then_some(Self::UP)
+        (self.status.is_out() || self.status == Status::Doubted).then_some(Self::UP)
     }
 
     /// After its node went.
@@ -202,7 +214,7 @@ impl Health {
     /// together.
     pub(super) fn next_step_ms(self, seed: u64) -> Option<u64> {
         match self.status {
-            Status::Up | Status::Retired => None,
+            Status::Up | Status::Doubted | Status::Retired => None,
             Status::Trial | Status::Trying => Some(self.at_ms + TRIAL.as_millis() as u64),
             Status::Ejected if self.reason == Reason::Check => None,
             Status::Ejected => {
@@ -222,6 +234,7 @@ impl Health {
             Status::Trial => 2,
             Status::Trying => 3,
             Status::Retired => 4,
+            Status::Doubted => 5,
         };
         (status << REASON_BITS | self.reason as u64) << (AT_BITS + FAILURE_BITS)
             | u64::from(self.failures.min(MAX_FAILURES)) << AT_BITS
@@ -236,6 +249,7 @@ impl Health {
             1 => Status::Ejected,
             2 => Status::Trial,
             3 => Status::Trying,
+            5 => Status::Doubted,
             _ => Status::Retired,
         };
         let reason = match high & ((1 << REASON_BITS) - 1) {
@@ -271,8 +285,8 @@ mod tests {
 
     use super::*;
 
-    const STATUSES: [Status; 5] =
-        [Status::Up, Status::Ejected, Status::Trial, Status::Trying, Status::Retired];
+    const STATUSES: [Status; 6] =
+        [Status::Up, Status::Ejected, Status::Trial, Status::Trying, Status::Retired, Status::Doubted];
 
     #[test]
     fn who_is_out_comes_back_by_a_probe_and_who_is_gone_not_at_all() {
@@ -327,6 +341,20 @@ mod tests {
             pauses.iter().zip([500, 1000, 2000, 4000, 4000, 4000]).all(|(p, m)| within(p, m)),
             "{pauses:?}"
         );
+    }
+
+    #[test]
+    fn a_doubt_is_no_ejection_and_ends_with_one() {
+        let doubted = Health::UP.doubt().unwrap();
+        assert!(doubted.status.is_in() && !doubted.status.is_out());
+        assert_eq!(
+            (doubted.doubt(), doubted.next_step_ms(1), doubted.trust()),
+            (None, None, Some(Health::UP))
+        );
+        let ejected = doubted.eject(Reason::Silent, 5).unwrap();
+        assert_eq!((ejected.trust(), ejected.doubt()), (None, None), "that is decided");
+        assert_eq!(doubted.forgive(), Some(Health::UP));
+        assert_eq!(doubted.retire().unwrap().trust(), None);
     }
 
     #[test]
@@ -390,7 +418,7 @@ mod tests {
         #[test]
         fn whatever_happens_it_is_up_or_has_a_next_step_or_is_over(
             seed: u64,
-            events in prop::collection::vec((0u8..11, 0usize..5, 0u64..20_000), 1..60),
+            events in prop::collection::vec((0u8..13, 0usize..5, 0u64..20_000), 1..60),
         ) {
             let (mut health, mut now) = (Health::UP, 0);
             for (event, reason, later) in events {
@@ -407,6 +435,8 @@ mod tests {
                     7 => health.check_passed(now),
                     8 => health.forgive(),
                     9 => health.awaits_check(now),
+                    10 => health.doubt(),
+                    11 => health.trust(),
                     _ => (reason == 0).then(|| health.retire()).flatten(),
                 };
                 health = next.unwrap_or(health);
@@ -420,7 +450,7 @@ mod tests {
         }
 
         #[test]
-        fn a_word_holds_it_all(failures in 0u8..64, at_ms in 0u64..1 << 52, status in 0usize..5, reason in 0usize..5) {
+        fn a_word_holds_it_all(failures in 0u8..64, at_ms in 0u64..1 << 52, status in 0usize..6, reason in 0usize..5) {
             let health = Health { status: STATUSES[status], reason: Reason::ALL[reason], failures, at_ms };
             prop_assert_eq!(Health::unpack(health.pack()), health);
         }

@@ -96,8 +96,12 @@ impl Lease {
             ticket.observe(outcome, latency, plan);
         }
         if let Some(latency) = latency {
-            // An instance that fails fast must not look fast.
-            self.chosen.endpoint.vitals.observe(latency, self.chosen.since + latency, outcome != Outcome::Ok);
+            let (vitals, at) = (&self.chosen.endpoint.vitals, self.chosen.since + latency);
+            // What waited through an ejection tells how long that lasted, not how fast the instance is.
+            if !vitals.ejected_since(self.chosen.since) {
+                // An instance that fails fast must not look fast.
+                vitals.observe(latency, at, outcome != Outcome::Ok);
+            }
         }
     }
 }

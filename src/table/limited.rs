@@ -106,7 +106,7 @@ impl Upstream {
         self.cap().is_some()
             && (0..self.members.slots.len()).any(|slot| {
                 let state = &self.members.slots[slot];
-                state.enabled && state.vitals.status() == Status::Up && self.is_full(slot)
+                state.enabled && state.vitals.status().is_in() && self.is_full(slot)
             })
     }
 }

@@ -13,7 +13,6 @@ use super::budget::Budgets;
 use super::census::Census;
 use super::config::ServiceSpec;
 use super::endpoint::{Endpoint, Vitals};
-use super::health::Status;
 use super::limit::Limiter;
 use super::warm::Ramps;
 use super::zone::Local;
@@ -173,7 +172,7 @@ impl Members {
     pub(super) fn bury(&self, next: &ServiceSnapshot) {
         let stay: HashSet<&Address> = next.instances.iter().map(|instance| &instance.address).collect();
         let stays = |endpoint: &Endpoint| stay.contains(&endpoint.target.address);
-        let up = |slot: &SlotState| slot.enabled && slot.vitals.status() == Status::Up;
+        let up = |slot: &SlotState| slot.enabled && slot.vitals.status().is_in();
         let served = self.endpoints.iter().zip(&self.slots).any(|(e, slot)| up(slot) && stays(e));
         if !served && next.instances.iter().any(|i| i.enabled && i.weight > 0.0) {
             return;

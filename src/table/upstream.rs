@@ -298,7 +298,15 @@ impl Upstream {
         mut ask: impl FnMut(&dyn Balancer, &View<'_>) -> Option<Slot>,
     ) -> Option<Slot> {
         let except = self.primary.filter(|_| choice == InstanceChoice::Replicas);
-        let view = |who, local| View { upstream: self, now, stamp: OnceCell::new(), who, except, local };
+        let view = |who, local| View {
+            upstream: self,
+            now,
+            stamp: OnceCell::new(),
+            who,
+            doubted: false,
+            except,
+            local,
+        };
         let who = if trial { Who::UpOrOnTrial } else { Who::Up };
         if let Some(local) = self.local()
             && let Some(slot) = ask(&*local.balancer, &view(who, Some(local)))
@@ -307,15 +315,29 @@ impl Upstream {
         }
         let who = if self.panics() { Who::Pardoned } else { who };
         let balancer = &*self.members.balancer;
+        let doubts = self.lasting.census.any_doubted();
+        let trusted = if doubts && !self.ignores_doubts() { ask(balancer, &view(who, None)) } else { None };
         // Who waits for one that is at its limit is not better off with one that is ejected.
-        ask(balancer, &view(who, None))
+        trusted
+            .or_else(|| ask(balancer, &View { doubted: true, ..view(who, None) }))
             .or_else(|| if self.waits() { None } else { ask(balancer, &view(Who::Anyone, None)) })
     }
 
     /// Whether so few are usable that ejection is ignored.
     pub(super) fn panics(&self) -> bool {
-        let up = |slot: &&SlotState| slot.enabled && slot.vitals.status() == Status::Up;
+        let up = |slot: &&SlotState| slot.enabled && slot.vitals.status().is_in();
         self.lasting.census.panics(|most| self.members.slots.iter().filter(up).take(most).count())
+    }
+
+    /// Whether so few are left without a doubt that doubts are ignored.
+    fn ignores_doubts(&self) -> bool {
+        let up = |slot: &&SlotState| slot.enabled && slot.vitals.status() == Status::Up;
+        self.lasting.census.ignores_doubts(|most| self.members.slots.iter().filter(up).take(most).count())
+    }
+
+    /// Whether picks take others for now, while there are enough.
+    pub(super) fn is_doubted(&self, slot: Slot) -> bool {
+        self.members.slots[slot].vitals.status() == Status::Doubted && !self.ignores_doubts()
     }
 
     /// The preferred zone, while it serves alone.
@@ -455,6 +477,8 @@ struct View<'a> {
     stamp: OnceCell<u32>,
     /// Who will do.
     who: Who,
+    /// Of those in rotation also the doubted.
+    doubted: bool,
     /// One that will not.
     except: Option<Slot>,
     /// Those that alone have a share.
@@ -479,6 +503,7 @@ impl Candidates for View<'_> {
         let health = slot.vitals.health();
         match (health.status, self.who) {
             (Status::Retired, who) => who == Who::Anyone && !self.has_tombs(),
+            (Status::Doubted, who) => self.doubted || matches!(who, Who::Pardoned | Who::Anyone),
             (Status::Up, _) | (Status::Trial, Who::UpOrOnTrial) | (_, Who::Anyone) => true,
             (_, Who::Pardoned) => health.reason.is_pardoned(),
             (_, Who::Up | Who::UpOrOnTrial) => false,
@@ -515,6 +540,7 @@ impl Candidates for View<'_> {
         self.except.is_none()
             && self.upstream.cap().is_none()
             && (self.who == Who::Anyone || !self.upstream.lasting.census.any_ejected())
+            && (self.doubted || !self.upstream.lasting.census.any_doubted())
             && !self.has_tombs()
     }
 }

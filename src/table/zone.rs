@@ -6,7 +6,6 @@ use crate::balance::{Balancer, Member};
 use crate::model::ServiceSnapshot;
 
 use super::config::ServiceSpec;
-use super::health::Status;
 use super::members::{Before, Lasting, SlotState};
 
 /// The preferred zone's instances, where they are some of a service's but not all.
@@ -62,7 +61,7 @@ impl Local {
         if !lasting.census.any_ejected() {
             return true;
         }
-        let usable = self.slots.iter().filter(|slot| slots[**slot as usize].vitals.status() == Status::Up);
+        let usable = self.slots.iter().filter(|slot| slots[**slot as usize].vitals.status().is_in());
         usable.take(self.least).count() == self.least
     }
 }

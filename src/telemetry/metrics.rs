@@ -29,6 +29,7 @@ pub struct Metrics {
     exhausted: IntCounterVec,
     ejections: IntCounterVec,
     readmissions: IntCounterVec,
+    doubts: IntCounterVec,
     checks: IntCounterVec,
     changes: IntCounterVec,
     publish: Histogram,
@@ -92,6 +93,11 @@ impl Metrics {
                 "Ejected instances that came back.",
                 &["service"],
             ),
+            doubts: make.counters(
+                "zoogate_doubts_total",
+                "Instances passed over for a moment.",
+                &["service"],
+            ),
             checks: make.counters(
                 "zoogate_health_checks_total",
                 "Health checks that passed or failed.",
@@ -107,11 +113,7 @@ impl Metrics {
                 "From a registry event received to its table published.",
                 PUBLISH_BUCKETS,
             ),
-            reloads: make.counters(
-                "zoogate_config_reloads_total",
-                "Configuration files read again, by what came of it.",
-                &["result"],
-            ),
+            reloads: make.counters("zoogate_config_reloads_total", "Configurations read again.", &["result"]),
             keyless: make.counters(
                 "zoogate_keyless_requests_total",
                 "Requests without the hash key of their service, balanced at random.",
@@ -148,11 +150,15 @@ impl Metrics {
             registry: registry.clone(),
         };
         make.register(ProcessCollector::for_self());
-        for what in ["request", "connection", "client", "body"] {
-            // There from the start, so that its first step is seen as one.
-            let _ = metrics.memory_shed.with_label_values(&[what]);
-        }
+        metrics.begin_at_zero();
         Arc::new(metrics)
+    }
+
+    /// What is there from the start, so that its first step is seen as one.
+    fn begin_at_zero(&self) {
+        for what in ["request", "connection", "client", "body"] {
+            let _ = self.memory_shed.with_label_values(&[what]);
+        }
     }
 
     /// Adds a source that is asked at every scrape.
@@ -204,7 +210,12 @@ impl Metrics {
     pub fn ejected(&self, service: &str, reason: &'static str) {
         self.ejections.with_label_values(&[service, reason]).inc();
         // There from now on, so that its first step is seen as one.
-        let _ = self.readmissions.with_label_values(&[service]);
+        let _ = (self.readmissions.with_label_values(&[service]), self.doubts.with_label_values(&[service]));
+    }
+
+    /// Counts an instance that new requests go past, until a probe has its answer.
+    pub fn doubted(&self, service: &str) {
+        self.doubts.with_label_values(&[service]).inc();
     }
 
     /// Counts an ejected instance that is back.

@@ -158,3 +158,34 @@ fn who_hangs_is_out_without_costing_a_get_and_who_is_slow_stays() {
     gateway.state("orders", "a", "up");
     wait_for("an answer of the one that is back", || (gateway.get("/").body == "a").then_some(()));
 }
+
+#[test]
+fn who_leaves_requests_waiting_for_longer_than_usual_gets_no_more_until_it_is_known_why() {
+    let (gateway, a, _b) = two("health-doubt", ORDERS, [Mood::Well, Mood::Well]);
+    let public = gateway.listener("public");
+    // What is usual.
+    assert!((0..40).all(|_| gateway.get("/").status == 200));
+    a.is(Mood::Hangs);
+    let before = a.gets();
+    let mut waiting = Vec::new();
+    wait_for("a request that waits for the one that hangs", || {
+        waiting.push(std::thread::spawn(move || get(public, "/").body));
+        (a.gets() > before).then_some(())
+    });
+    let doubts = "zoogate_doubts_total{service=\"orders\"}";
+    wait_for("a doubt", || (gateway.metric(doubts)? >= 1.0).then_some(()));
+    let met = a.gets();
+    assert!((0..20).all(|_| gateway.get("/").body == "b"));
+    assert_eq!(a.gets(), met, "nothing new goes there");
+    gateway.state("orders", "a", "ejected");
+    assert_eq!(health(&gateway, "a")["reason"], "silent");
+    for answer in waiting {
+        assert_eq!(answer.join().unwrap(), "b");
+    }
+    let lines = gateway.log.all();
+    let at = |text: &str| lines.iter().position(|line| line.contains(text)).expect("a line of it");
+    assert!(at("instance doubted") < at("instance ejected"), "{lines:?}");
+    a.is(Mood::Well);
+    gateway.state("orders", "a", "up");
+    wait_for("an answer of the one that is back", || (gateway.get("/").body == "a").then_some(()));
+}
