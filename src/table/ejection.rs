@@ -94,7 +94,9 @@ impl Endpoint {
     /// Whether a request waits for its answer since then, and neither it nor any other was answered for longer than usual.
     pub fn keeps_waiting(&self, since: Instant, now: Instant) -> bool {
         let patience = self.patience(now);
-        now.saturating_duration_since(since) >= patience
+        // Nothing follows from it where nothing may eject.
+        self.ejection.is_some()
+            && now.saturating_duration_since(since) >= patience
             && self.vitals.heard(now).is_none_or(|ago| ago >= patience)
     }
 
