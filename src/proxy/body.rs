@@ -9,6 +9,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
+use super::h1::RequestBody;
 use super::headers::clean_trailers;
 use super::replay::Copy;
 use crate::transport::UpstreamBody;
@@ -42,12 +43,12 @@ pub(super) enum UploadError {
 
 /// A client's body as it comes in.
 pub(super) enum Incoming {
-    Http1(hyper::body::Incoming),
+    Http1(RequestBody),
     Http2(h2::RecvStream),
 }
 
-impl From<hyper::body::Incoming> for Incoming {
-    fn from(body: hyper::body::Incoming) -> Self {
+impl From<RequestBody> for Incoming {
+    fn from(body: RequestBody) -> Self {
         Self::Http1(body)
     }
 }
@@ -61,7 +62,7 @@ impl From<h2::RecvStream> for Incoming {
 impl Incoming {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let stream = match self {
-            Self::Http1(body) => return Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Self::Http1(body) => return body.poll_frame(cx),
             Self::Http2(stream) => stream,
         };
         // After the last data this is ready at once, each time.
@@ -128,7 +129,7 @@ impl Body {
             return Self::empty();
         }
         let length = match &incoming {
-            Incoming::Http1(body) => body.size_hint().exact(),
+            Incoming::Http1(body) => body.length(),
             Incoming::Http2(_) => length,
         };
         let limit = limit.unwrap_or(u64::MAX);

@@ -1,6 +1,6 @@
 //! The deadlines of one client connection: what it is doing, since when, and when that has been too long.
 //!
-//! Shared by the I/O wrapper, which reports bytes, by the requests on the connection, and by the worker's
+//! Shared by what reads and writes, which reports bytes, by the requests on the connection, and by the worker's
 //! tick, which compares. Times are the worker's coarse clock.
 
 use std::cell::{Cell, RefCell};
@@ -9,8 +9,6 @@ use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use super::clock::Clock;
-use super::error::Fault;
-use super::io::Leftover;
 use super::memory::Pressure;
 
 /// A client that sends or takes less is cut, once we have waited for it this long.
@@ -51,19 +49,6 @@ pub(super) enum Reading {
     Opaque,
 }
 
-/// What became of bytes behind an Upgrade header.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Hold {
-    /// Nothing is held.
-    None,
-    /// Held until the answer is known.
-    Undecided,
-    /// They are HTTP.
-    Http,
-    /// They belong to the tunnel.
-    Tunnel,
-}
-
 /// Times and limits of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Timeouts {
@@ -95,13 +80,8 @@ pub(super) struct ConnState {
     open: Cell<usize>,
     /// Of those, the ones whose answer has not begun.
     waiting: Cell<usize>,
-    /// HTTP/1 heads given to hyper, and requests that came out of it.
-    heads: Cell<u64>,
-    requests: Cell<u64>,
-    fault: Cell<Option<(u64, Fault)>>,
     /// The request body broke its framing.
     pub(super) broken_body: Cell<bool>,
-    pub(super) hold: Cell<Hold>,
     /// The client said that it sends no other request.
     pub(super) last_request: Cell<bool>,
     /// HTTP/1 is being spoken, by what would be given back for a rest.
@@ -114,8 +94,6 @@ pub(super) struct ConnState {
     overlooked: Cell<u8>,
     /// Memory is short, so that nothing is read from the client.
     choked: Cell<bool>,
-    /// What hyper's connection held when it was dropped.
-    pub(super) leftover: RefCell<Option<Leftover>>,
 }
 
 /// Counts waiting time and bytes in one direction.
@@ -183,18 +161,13 @@ impl ConnState {
             held_since: Cell::new(clock.now()),
             open: Cell::new(0),
             waiting: Cell::new(0),
-            heads: Cell::new(0),
-            requests: Cell::new(0),
-            fault: Cell::new(None),
             broken_body: Cell::new(false),
-            hold: Cell::new(Hold::None),
             last_request: Cell::new(false),
             awake: Cell::new(false),
             unsent: Cell::new(false),
             unwatched: Cell::new(false),
             overlooked: Cell::new(0),
             choked: Cell::new(false),
-            leftover: RefCell::new(None),
         })
     }
 
@@ -226,7 +199,7 @@ impl ConnState {
         self.leaving.get()
     }
 
-    // Reports of the I/O wrapper.
+    // Reports of what reads and writes.
 
     pub(super) fn received(&self, bytes: usize) {
         let now = self.now();
@@ -264,16 +237,17 @@ impl ConnState {
         }
     }
 
-    /// The client's FIN came. Says whether hyper may know it yet: under a request, whose body is whole,
-    /// it may be a half-close.
-    pub(super) fn end_of_input(&self) -> bool {
+    /// The client's FIN came.
+    pub(super) fn end_of_input(&self) {
+        if self.eof.get().is_none() {
+            self.eof.set(Some(self.now()));
+        }
+    }
+
+    /// Whether a client whose FIN came under a request counts as gone: until then it may be a half-close.
+    pub(super) fn has_left(&self) -> bool {
         let now = self.now();
-        let since = self.eof.get().unwrap_or(now);
-        self.eof.set(Some(since));
-        let between = matches!(self.reading.get(), Reading::Between | Reading::Head);
-        // hyper looks for more input before it lets the request that it has just read begin.
-        let done = self.owes_nothing() && !self.unsent.get();
-        !between || done || now.saturating_duration_since(since) >= HALF_CLOSE
+        self.eof.get().is_some_and(|since| now.saturating_duration_since(since) >= HALF_CLOSE)
     }
 
     pub(super) fn input_ended(&self) -> bool {
@@ -285,17 +259,10 @@ impl ConnState {
         (self.last_request.get() || self.input_ended()) && self.reading.get() == Reading::Between
     }
 
-    /// Whether the bytes that are being sent are the last: every request that was read has come to the end of
-    /// its answer.
-    pub(super) fn owes_nothing(&self) -> bool {
-        self.open.get() == 0 && self.heads.get() == self.requests.get()
-    }
-
-    /// Whether a request is under way, and whole, so that only its client's leaving could be seen: that
-    /// may wait for the tick after next, as most are answered by then.
+    /// Under a request that is whole: whether to look for its client's leaving may wait for the tick after next,
+    /// as most are answered by then.
     pub(super) fn may_look_later(&self) -> bool {
-        let busy = !self.owes_nothing() || self.unsent.get();
-        let later = self.reading.get() == Reading::Between && busy && self.overlooked.get() < 2;
+        let later = self.overlooked.get() < 2;
         self.unwatched.set(later);
         later
     }
@@ -304,8 +271,7 @@ impl ConnState {
     pub(super) fn may_rest(&self) -> bool {
         self.awake.get()
             && self.reading.get() == Reading::Between
-            && self.owes_nothing()
-            && self.hold.get() == Hold::None
+            && self.open.get() == 0
             && !self.unsent.get()
             && !self.input_ended()
             && self.now().saturating_duration_since(self.last_byte.get()) >= REST_AFTER
@@ -352,17 +318,6 @@ impl ConnState {
         self.body_late.get().is_some()
     }
 
-    /// Counts a head given to hyper.
-    pub(super) fn head_passed(&self) {
-        self.heads.set(self.heads.get() + 1);
-    }
-
-    /// The next request that comes out of hyper stands for a head that was refused.
-    pub(super) fn refuse_head(&self, fault: Fault) {
-        self.head_passed();
-        self.fault.set(Some((self.heads.get(), fault)));
-    }
-
     // Reports of requests.
 
     /// HTTP/2: an answer's bytes were taken from it, and it is not asked for more (or is again): the
@@ -370,13 +325,6 @@ impl ConnState {
     pub(super) fn answer_held(&self, held: bool) {
         self.held.set(if held { self.held.get() + 1 } else { self.held.get().saturating_sub(1) });
         self.held_since.set(self.now());
-    }
-
-    /// An HTTP/1 request came out of hyper: the fault, where it stands for a refused head.
-    pub(super) fn take_fault(&self) -> Option<Fault> {
-        let index = self.requests.get() + 1;
-        self.requests.set(index);
-        self.fault.get().filter(|(at, _)| *at == index).map(|(_, fault)| fault)
     }
 
     pub(super) fn request_begins(&self) {
@@ -395,29 +343,12 @@ impl ConnState {
         self.open.set(self.open.get().saturating_sub(1));
         self.download.reset();
         self.last_byte.set(self.now());
-        self.look_again();
+        self.unwatched.set(false);
     }
 
     /// Takes down whether part of an answer waits to be sent.
     pub(super) fn waits_to_send(&self, unsent: bool) {
-        if self.unsent.replace(unsent) && !unsent {
-            self.look_again();
-        }
-    }
-
-    /// What was left unread, or unsaid, while something was under way may be read now.
-    fn look_again(&self) {
-        if self.input_ended() || self.unwatched.get() && !self.last_request.get() {
-            self.wake();
-        }
-    }
-
-    /// Says what bytes behind an Upgrade header are.
-    pub(super) fn resolve_hold(&self, hold: Hold) {
-        if self.hold.get() == Hold::Undecided {
-            self.hold.set(hold);
-            self.wake();
-        }
+        self.unsent.set(unsent);
     }
 
     /// Compares what is going on with the limits.
@@ -454,7 +385,7 @@ impl ConnState {
             self.leaving.set(true);
             self.wake();
         }
-        if self.eof.get().is_some_and(|since| now.saturating_duration_since(since) >= HALF_CLOSE) {
+        if self.has_left() {
             self.wake();
         }
         if let Some(since) = self.body_late.get() {

@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 
-/// A head that is refused before it is a request. hyper never sees it.
+/// Why a head is refused before it is a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fault {
     /// It breaks the grammar, or its framing is ambiguous.

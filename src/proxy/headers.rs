@@ -17,7 +17,7 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// So many headers are added to a request.
-const ADDED: usize = 6;
+pub(super) const ADDED: usize = 6;
 /// A request id from outside that is longer is replaced.
 const MAX_REQUEST_ID: usize = 128;
 /// Digits of a request id of ours, and how many ids share a block. A block lives as long as one of them.

@@ -16,10 +16,11 @@ use http::{Request, Response};
 use http_body::Body as _;
 
 use super::answer::Answer;
-use super::body::BoxError;
+use super::body::{Body, BoxError};
 use super::headers;
 use super::io::Io;
 use super::listener::Client;
+use super::socket::Socket;
 use super::stack;
 use super::streams::Leave;
 
@@ -35,7 +36,9 @@ const PENDING_RESETS: usize = 20;
 const PROVOKED_RESETS: usize = 1024;
 
 /// Serves a client's connection to its end.
-pub(super) async fn run(io: Io, client: &Rc<Client>) {
+/// Its socket comes back, for what is left to do with it.
+pub(super) async fn run(socket: Socket, early: Bytes, client: &Rc<Client>) -> Option<Socket> {
+    let (io, left) = Io::new(socket, early, Rc::clone(&client.state));
     let limits = client.limits();
     let mut builder = Builder::new();
     builder
@@ -68,6 +71,8 @@ pub(super) async fn run(io: Io, client: &Rc<Client>) {
         Some(Ok(())) => {}
         None => tracing::debug!(verdict = ?state.verdict(), "client connection cut"),
     }
+    drop(connection);
+    left.take()
 }
 
 /// How far a connection is.
@@ -111,9 +116,11 @@ impl Phase {
 /// One request and its answer.
 async fn stream(client: Rc<Client>, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
     // Boxed: a task that carried it would be moved with it.
-    let mut service = Box::pin(stack::serve(Rc::clone(&client), request));
+    let (parts, incoming) = request.into_parts();
+    let request = Request::from_parts(parts, Body::empty()).into();
+    let mut service = Box::pin(stack::serve(Rc::clone(&client), request, incoming.into()));
     let answer = poll_fn(|cx| match service.as_mut().poll(cx) {
-        Poll::Ready(Ok(answer)) => Poll::Ready(Some(answer)),
+        Poll::Ready(answer) => Poll::Ready(Some(answer)),
         // A client that takes its request back takes along what was done for it.
         Poll::Pending => respond.poll_reset(cx).map(|_| None),
     })

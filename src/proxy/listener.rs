@@ -9,33 +9,25 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use bytes::BytesMut;
 use tokio::io::AsyncWriteExt;
 
 use super::call::Call;
 use super::clock::Registered;
 use super::conn::{ConnState, Reading, Timeouts};
 use super::context::{ListenerState, OpenConnection, ProxyContext, Resting};
-use super::error::Fault;
+use super::h1;
 use super::headers::Peer;
 use super::http2;
-use super::io::{self, Io, Leftover, Opening, Protocol};
 use super::memory::Pressure;
+use super::opening::{Opening, Protocol, poll_open};
 use super::socket::Socket;
-use super::stack;
 use super::tcp;
 use super::tunnel::{self, End};
-use super::watch::HeadLimits;
 use crate::config::plan::{Limits, ListenerKind};
 use crate::table::Settings;
 use crate::telemetry::Outcome;
 
-/// hyper's read buffer may grow to this, whatever the limit for heads: heads are limited before it.
-const READ_BUFFER: usize = 408 * 1024;
-/// hyper's own count of header lines is only its stack space: up to this it costs no allocation.
-const INLINE_HEADERS: usize = 100;
 /// What a client is told for which there is no place.
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nx-zoogate-error: overloaded\r\nretry-after: 1\r\n\
     content-length: 0\r\nconnection: close\r\n\r\n";
@@ -55,11 +47,6 @@ pub(super) struct Client {
 impl Client {
     pub(super) fn limits(&self) -> &Limits {
         &self.settings.limits
-    }
-
-    /// The fault of a refused head, where this request stands for one.
-    pub(super) fn refused_head(&self) -> Option<Fault> {
-        if self.http2 { None } else { self.state.take_fault() }
     }
 }
 
@@ -96,7 +83,7 @@ pub fn serve(
             let timeouts = Timeouts { idle: limits.idle_timeout, header: limits.header_timeout };
             let state = ConnState::new(&context.clock, timeouts);
             let ticks = context.clock.register(Rc::clone(&state));
-            let early = Vec::new();
+            let early = BytesMut::new();
             let http = Http { early, peer, listener, context, settings, state, _ticks: ticks, client: None };
             Serving { stage: Stage::Waiting(socket, None), http: Some(http), _counted: counted }
         }
@@ -135,7 +122,7 @@ enum Stage {
 /// What outlives the requests of an HTTP connection.
 struct Http {
     /// The beginning of what may be an HTTP/2 preface.
-    early: Vec<u8>,
+    early: BytesMut,
     peer: SocketAddr,
     listener: Rc<ListenerState>,
     context: Rc<ProxyContext>,
@@ -181,7 +168,7 @@ impl Future for Serving {
                 (Stage::Waiting(socket, resting), Some(http)) => {
                     http.state.park(cx);
                     let used = http.client.is_some();
-                    let opening = ready!(io::poll_open(cx, socket, &mut http.early, &http.state, used));
+                    let opening = ready!(http.poll_open(cx, socket));
                     *resting = None;
                     let socket = std::mem::replace(socket, Socket::lost());
                     match opening {
@@ -205,6 +192,11 @@ impl fmt::Debug for Serving {
 }
 
 impl Http {
+    fn poll_open(&mut self, cx: &mut Context<'_>, socket: &mut Socket) -> Poll<Opening> {
+        let common = self.context.transport.common();
+        poll_open(cx, socket, &mut self.early, (&self.state, common), self.client.is_some())
+    }
+
     fn client(&mut self, protocol: Protocol) -> Rc<Client> {
         let client = self.client.get_or_insert_with(|| {
             Rc::new(Client {
@@ -234,109 +226,33 @@ async fn refuse(mut socket: Socket, listener: Rc<ListenerState>, context: Rc<Pro
 }
 
 /// Speaks HTTP until the connection is over, or comes to rest: then its socket comes back.
-async fn speak(client: Rc<Client>, socket: Socket, bytes: Vec<u8>, protocol: Protocol) -> Option<Socket> {
-    let (limits, state) = (client.limits(), &client.state);
-    let head = HeadLimits { size: limits.max_header_size, headers: limits.max_headers };
-    let io = Io::new(socket, bytes, protocol, Rc::clone(state), head);
-    match protocol {
-        Protocol::Http1 => {
-            let resting = run_http1(io, &client).await;
-            client.context.released();
-            if resting.is_some() {
-                return resting;
-            }
-        }
+async fn speak(client: Rc<Client>, socket: Socket, bytes: BytesMut, protocol: Protocol) -> Option<Socket> {
+    if protocol == Protocol::Http2 {
         // Boxed: HTTP/1 should not carry it about.
-        Protocol::Http2 => Box::pin(http2::run(io, &client)).await,
+        let left = Box::pin(http2::run(socket, bytes.freeze(), &client)).await?;
+        Box::pin(tunnel::linger(left, false)).await;
+        return None;
     }
-    // hyper is gone, and with it the wrapper: what it left behind is the socket.
-    let leftover = state.leftover.borrow_mut().take()?;
-    let call = client.tunnel.borrow_mut().take();
-    match call {
-        Some(call) => Box::pin(run_tunnel(leftover, call, &client)).await,
-        None if leftover.is_spent(state) => {}
-        None => Box::pin(tunnel::linger(leftover.stream, leftover.shut)).await,
-    }
-    None
-}
-
-/// Speaks HTTP/1 to the end, or until nothing has been asked for in a while: then the socket comes back.
-async fn run_http1(io: Io, client: &Rc<Client>) -> Option<Socket> {
-    let limits = client.limits();
-    let mut builder = http1::Builder::new();
-    builder.header_read_timeout(None).max_buf_size(READ_BUFFER.max(limits.max_header_size * 2));
-    if limits.max_headers > INLINE_HEADERS {
-        builder.max_headers(limits.max_headers);
-    }
-    let requests = Rc::clone(client);
-    let service = service_fn(move |request| stack::serve(Rc::clone(&requests), request));
-    let mut connection = builder.serve_connection(TokioIo::new(io), service);
-    let state = &client.state;
-    state.awake.set(true);
-    let mut leaving = false;
-    let ended = std::future::poll_fn(|cx| {
-        state.park(cx);
-        if state.verdict().is_some() {
-            return Poll::Ready(Ended::Cut);
-        }
-        let mut connection = Pin::new(&mut connection);
-        if !leaving && state.is_leaving() {
-            leaving = true;
-            // Sends what is still to be sent first.
-            connection.as_mut().graceful_shutdown();
-        }
-        match connection.poll(cx) {
-            Poll::Ready(result) => Poll::Ready(Ended::Over(result)),
-            // Looked at after the poll, which has read what there was.
-            Poll::Pending if !leaving && state.may_rest() => Poll::Ready(Ended::Resting),
-            Poll::Pending => Poll::Pending,
-        }
-    })
-    .await;
-    state.awake.set(false);
-    match ended {
-        Ended::Over(Err(error)) if error.is_parse() => count_unparsed(client, &error),
-        Ended::Over(Err(error)) => tracing::debug!(%error, "client connection ended"),
-        Ended::Over(Ok(())) => {}
-        Ended::Cut => tracing::debug!(verdict = ?state.verdict(), "client connection cut"),
-        Ended::Resting => {
-            let parts = connection.into_parts();
-            // Bytes that hyper holds back now belong to no request: such a connection is closed.
-            return parts.io.into_inner().into_idle().filter(|_| parts.read_buf.is_empty());
-        }
+    let end = h1::run(socket, bytes, &client).await;
+    client.context.released();
+    match end {
+        h1::End::Spent => {}
+        h1::End::Rest(socket) => return Some(socket),
+        h1::End::Over(socket) => Box::pin(tunnel::linger(socket, false)).await,
+        h1::End::Tunnel(call, socket, early) => Box::pin(run_tunnel(socket, early, call, &client)).await,
     }
     None
-}
-
-/// How hyper's part of an HTTP/1 connection ended.
-enum Ended {
-    Over(hyper::Result<()>),
-    Cut,
-    Resting,
-}
-
-/// A head that passed our own look but not hyper's parser, which has answered it: counted and logged all
-/// the same.
-fn count_unparsed(client: &Rc<Client>, error: &hyper::Error) {
-    let status = if error.is_parse_too_large() { 431 } else { 400 };
-    let mut call = Call::new(client, &http::Request::new(()), false);
-    call.is_no_request();
-    let reason = if status == 431 { Fault::HeadTooLarge } else { Fault::Malformed };
-    call.fails(&reason.into());
-    call.answers(http::StatusCode::from_u16(status).unwrap_or_default());
-    call.ends(Outcome::Ok);
 }
 
 /// The connection after 101, until both sides have said all.
-async fn run_tunnel(leftover: Leftover, mut call: Box<Call>, client: &Client) {
+async fn run_tunnel(socket: Socket, early: BytesMut, mut call: Box<Call>, client: &Client) {
     let Some(mut upstream) = call.tunnel.take() else { return };
-    let Leftover { stream, unread, .. } = leftover;
-    let Ok(mut stream) = stream.into_stream() else { return };
+    let Ok(mut stream) = socket.into_stream() else { return };
     let kind = tunnel::Kind { stream: call.enter(), websocket: call.websocket };
     client.state.set_reading(Reading::Opaque);
     let end = {
         let record = &mut call;
-        tunnel::run(&mut stream, &unread, &mut upstream, (&client.state, &kind), |received, sent| {
+        tunnel::run(&mut stream, &early, &mut upstream, (&client.state, &kind), |received, sent| {
             record.received.set(received);
             record.sent = sent;
         })

@@ -4,7 +4,7 @@
 //! but the routing table and the metrics. A worker makes one [`ProxyContext`], calls its `tick` each [`TICK`],
 //! and spawns [`serve`] for each connection that it accepts.
 //!
-//! The way of a request: `listener` → `socket` → `io` (with `watch` or `frames`) → hyper or `http2` → `stack` →
+//! The way of a request: `listener` → `socket` → `opening` → `h1`, or `io` (with `frames`) and `http2` → `stack` →
 //! `request` → `filter` → `forward` → `attempts` (with `headers`, `upgrade`, `grpc`) → the transport; and back through `answer`.
 
 mod access_log;
@@ -14,6 +14,7 @@ mod body;
 mod call;
 mod checks;
 mod clock;
+pub mod codec;
 mod conn;
 mod context;
 mod error;
@@ -21,6 +22,7 @@ mod filter;
 mod forward;
 mod frames;
 mod grpc;
+mod h1;
 mod headers;
 mod hedge;
 mod hold;
@@ -28,6 +30,7 @@ mod http2;
 mod io;
 mod listener;
 mod memory;
+mod opening;
 mod probe;
 mod queue;
 mod replay;
@@ -42,7 +45,6 @@ mod streams;
 mod tcp;
 mod tunnel;
 mod upgrade;
-mod watch;
 mod websocket;
 
 pub use body::{Body, BoxError};

@@ -1,6 +1,6 @@
 //! The rules that a parsed request must keep before anything is done with it.
 //!
-//! hyper's parser holds the grammar; what it passes on and a gateway must not is refused here.
+//! Grammar and framing are held before; what they say nothing of, and a gateway must not pass on, is refused here.
 
 use std::borrow::Cow;
 
@@ -9,7 +9,7 @@ use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Request, Version};
 
 use super::error::ProxyError;
-use super::watch::MAX_URI;
+use super::h1::MAX_URI;
 use crate::config::plan::Limits;
 use crate::table::normalise;
 
@@ -38,7 +38,7 @@ pub(super) fn check<B>(request: &Request<B>, limits: &Limits) -> Result<Checked,
     if target > MAX_URI {
         return Err(ProxyError::UriTooLong);
     }
-    // The I/O wrapper did this for HTTP/1, on the bytes themselves.
+    // Over HTTP/1 the reader of heads did this.
     let length = if http2 {
         check_h2(request.headers(), target, limits)?
     } else if limits.max_body.is_some() {

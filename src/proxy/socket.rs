@@ -5,21 +5,24 @@
 //! their turn; whoever finds nothing there registers, and from then on the runtime says when there is something.
 
 use std::io::{self, Write};
+use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
-use rustix::buffer::spare_capacity;
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg};
+use bytes::BytesMut;
+use rustix::net::{RecvFlags, SendFlags, recv};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+
+use crate::transport::{Buffers, send};
 
 /// The first read of a connection that has nothing in memory.
 const FIRST_READ: usize = 8 * 1024;
 
 /// More follows: the kernel may keep the rest of a packet for it. What follows is the FIN.
 #[cfg(target_os = "linux")]
-const LAST: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::MORE);
+const LAST: SendFlags = SendFlags::MORE;
 #[cfg(not(target_os = "linux"))]
 const LAST: SendFlags = SendFlags::empty();
 
@@ -74,34 +77,53 @@ impl Socket {
         }
     }
 
-    /// Reads behind what `buffer` holds. It gets room only when there is something to put there, and has
-    /// none after `Pending` if it is empty. `Ok(0)` is the end.
+    /// The first read of a connection, behind what `buffer` holds. `Ok(0)` is the end.
     pub(super) fn poll_first(
         &mut self,
         cx: &mut Context<'_>,
-        buffer: &mut Vec<u8>,
+        buffer: &mut BytesMut,
+        spare: &Buffers,
     ) -> Poll<io::Result<usize>> {
         if let Kind::Fresh(stream, tried) = &mut self.0 {
-            buffer.reserve(FIRST_READ);
-            match recv(&*stream, spare_capacity(buffer), RecvFlags::empty()) {
-                Ok((read, _)) => return Poll::Ready(Ok(read)),
+            let mut room = [const { MaybeUninit::uninit() }; FIRST_READ];
+            match recv(&*stream, &mut room, RecvFlags::empty()) {
+                Ok(((read, _), _)) => {
+                    if buffer.capacity() == 0 && !read.is_empty() {
+                        *buffer = spare.take();
+                    }
+                    buffer.extend_from_slice(read);
+                    return Poll::Ready(Ok(read.len()));
+                }
                 Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => {}
                 Err(error) => return Poll::Ready(Err(error.into())),
             }
-            release(buffer);
             if !std::mem::replace(tried, true) {
                 // Most requests are right behind their connection: others have their turn first.
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
         }
+        self.poll_fill(cx, buffer, spare)
+    }
+
+    /// Reads behind what `buffer` holds; one that is empty is borrowed, when there is something to put there.
+    /// `Ok(0)` is the end.
+    pub(super) fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut BytesMut,
+        spare: &Buffers,
+    ) -> Poll<io::Result<usize>> {
         let mut stream = self.polled()?;
         ready!(stream.poll_read_ready(cx))?;
-        buffer.reserve(FIRST_READ);
-        let read = pin!(stream.read_buf(buffer)).poll(cx);
-        if read.is_pending() {
-            release(buffer);
+        let mut room = spare.take();
+        let read = pin!(stream.read_buf(&mut room)).poll(cx);
+        if buffer.is_empty() && !room.is_empty() {
+            std::mem::swap(buffer, &mut room);
+        } else {
+            buffer.extend_from_slice(&room);
         }
+        spare.give(room);
         read
     }
 
@@ -115,23 +137,24 @@ impl Socket {
         matches!(recv(descriptor, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT), Ok((_, 1..)))
     }
 
-    /// Writes the last bytes of a connection that is closed right after them: they wait for the close, and go
-    /// out in one packet with its FIN.
-    pub(super) fn poll_write_last(
+    /// Sends what fits now. The `last` bytes of a connection that is closed right after them wait for the close, and
+    /// go out in one packet with its FIN.
+    pub(super) fn send(&self, pieces: &[io::IoSlice<'_>], last: bool) -> io::Result<usize> {
+        let flags = if last { LAST } else { SendFlags::empty() };
+        match &self.0 {
+            Kind::Fresh(stream, _) => send(stream, pieces, flags),
+            Kind::Polled(stream) => send(stream, pieces, flags),
+            Kind::Lost => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    /// Writes when there is room.
+    pub(super) fn poll_write_pieces(
         &mut self,
         cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
+        pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let descriptor = match &self.0 {
-            Kind::Fresh(stream, _) => stream.as_fd(),
-            Kind::Polled(stream) => stream.as_fd(),
-            Kind::Lost => return Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
-        };
-        let sent = sendmsg(descriptor, bufs, &mut SendAncillaryBuffer::default(), LAST);
-        match at_once(sent.map_err(Into::into)) {
-            Some(written) => Poll::Ready(written),
-            None => self.polled()?.poll_write_vectored(cx, bufs),
-        }
+        self.polled()?.poll_write_vectored(cx, pieces)
     }
 
     /// Writes what fits now.
@@ -141,12 +164,6 @@ impl Socket {
             Kind::Polled(stream) => stream.try_write(bytes),
             Kind::Lost => Err(io::ErrorKind::NotConnected.into()),
         }
-    }
-}
-
-fn release(buffer: &mut Vec<u8>) {
-    if buffer.is_empty() {
-        *buffer = Vec::new();
     }
 }
 

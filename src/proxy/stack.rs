@@ -3,7 +3,6 @@
 //! Log and metrics are the [`Call`]: made first, counted when it goes. Limits are [`check`]. Filters wrap the
 //! rest where there are any. The deadline, the attempts and the upstream are [`forward`]'s.
 
-use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
@@ -12,16 +11,14 @@ use std::task::Poll;
 
 use http::header::{CONNECTION, HOST, HeaderValue};
 use http::uri::PathAndQuery;
-use http::{Method, Request, Response, Uri, Version};
+use http::{Method, Request, Response, Uri};
 
 use super::answer::Answer;
 use super::body::{Body, Incoming};
 use super::call::Call;
-use super::conn::Hold;
-use super::error::ProxyError;
+use super::error::{Fault, ProxyError};
 use super::forward::forward;
 use super::grpc::is_grpc;
-use super::headers::has_token;
 use super::listener::Client;
 use super::memory::Pressure;
 use super::request::check;
@@ -31,15 +28,15 @@ use crate::transport::Outgoing;
 /// Serves one request of a client. Never fails: what goes wrong is an answer.
 pub(super) fn serve(
     client: Rc<Client>,
-    request: Request<impl Into<Incoming>>,
-) -> impl Future<Output = Result<Response<Answer>, Infallible>> {
+    request: Box<Outgoing<Body>>,
+    incoming: Incoming,
+) -> impl Future<Output = Response<Answer>> {
     // The part that waits for nothing comes first, so that the future is small.
-    let (parts, incoming) = request.into_parts();
-    let begun = begin(&client, Request::from_parts(parts, Body::empty()).into(), incoming.into());
+    let begun = begin(&client, request, incoming);
     async move {
         let (mut call, request) = match begun {
             Ok(begun) => begun,
-            Err(refused) => return Ok(*refused),
+            Err(refused) => return *refused,
         };
         // filters → deadline → attempts
         let answer = match &client.context.chain {
@@ -51,11 +48,18 @@ pub(super) fn serve(
                 answer
             }
         };
-        Ok(match answer {
+        match answer {
             Err(error) => refuse(call, &error, false),
             Ok(response) => pass(call, response),
-        })
+        }
     }
+}
+
+/// The answer to a head that must not go further: counted and logged like any other.
+pub(super) fn refuse_head(client: &Rc<Client>, fault: Fault) -> Response<Answer> {
+    let mut call = Call::new(client, &Request::new(()), false);
+    call.is_no_request();
+    refuse(call, &fault.into(), true)
 }
 
 type Begun = (Box<Call>, Box<Outgoing<Body>>);
@@ -69,12 +73,8 @@ fn begin(
     let request = outgoing.request_mut();
     // log → metrics
     let mut call = Call::new(client, request, is_grpc(request.headers()));
-    // limits
-    if let Some(fault) = client.refused_head() {
-        call.is_no_request();
-        return Err(Box::new(refuse(call, &fault.into(), true)));
-    }
-    // It counts itself.
+    // limits; it counts itself.
+
     if client.context.clock.pressure() != Pressure::None {
         client.context.metrics().shed_for_memory("request", 1);
         return Err(Box::new(refuse(call, &ProxyError::MemoryShort, false)));
@@ -92,14 +92,6 @@ fn begin(
 /// origin form, one Host, a clean path. Returns the length that an HTTP/2 head gives the body.
 fn admit(client: &Client, call: &mut Call, request: &mut Request<Body>) -> Result<Option<u64>, ProxyError> {
     let checked = check(request, client.limits())?;
-    let last = if request.version() == Version::HTTP_10 {
-        !has_token(request.headers(), &CONNECTION, "keep-alive")
-    } else {
-        request.headers().contains_key(CONNECTION) && has_token(request.headers(), &CONNECTION, "close")
-    };
-    if last {
-        client.state.last_request.set(true);
-    }
     call.host = checked.host;
     call.authority = checked.authority;
     if let Some(path) = checked.path {
@@ -147,7 +139,6 @@ fn refuse(mut call: Box<Call>, error: &ProxyError, no_request: bool) -> Response
         retry_after: call.retry_after,
     };
     let (parts, body) = respond::error(error, &call.request_id, manner).into_parts();
-    client.state.resolve_hold(Hold::Http);
     call.answers(parts.status);
     Response::from_parts(parts, Answer::new(body, call))
 }
@@ -157,11 +148,9 @@ fn pass(mut call: Box<Call>, response: Response<Body>) -> Response<Answer> {
     let (mut parts, body) = response.into_parts();
     call.answers(parts.status);
     if call.tunnel.is_some() {
-        client.state.resolve_hold(Hold::Tunnel);
         client.tunnel.borrow_mut().replace(call);
         return Response::from_parts(parts, Answer::uncounted());
     }
-    client.state.resolve_hold(Hold::Http);
     if client.context.is_draining() && !client.http2 {
         parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }

@@ -90,7 +90,7 @@ impl<B> Transport<B> {
 
     /// Limits the heads of answers from now on; over HTTP/2 the number of fields at once, the size on new connections.
     pub fn limit_heads(&self, max_headers: usize, max_header_size: usize) {
-        self.inner.common.set_head_limits(HeadLimits { max_headers, max_header_size });
+        self.inner.common.set_head_limits(HeadLimits::of_answers(max_headers, max_header_size));
     }
 
     /// An idle connection to `target`, or a new one.
@@ -121,6 +121,11 @@ impl<B> Transport<B> {
             (Kind::H1(conn, pool), Some(started.elapsed()))
         };
         Ok(Connection { kind, dialled, body: PhantomData })
+    }
+
+    /// What all connections of the worker share, those of its clients too.
+    pub(crate) fn common(&self) -> &Rc<Common> {
+        &self.inner.common
     }
 
     /// A bare TCP connection: for tcp listeners and probes. Resolution, deny list and deadline are

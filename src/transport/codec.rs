@@ -12,7 +12,7 @@ use super::{ProtocolError, TransportOptions};
 /// Its status and the length of its body, or `None` where `input` does not hold all of it.
 pub fn read_answer(input: &[u8], piece: usize) -> Result<Option<(StatusCode, u64)>, ProtocolError> {
     let options = TransportOptions::default();
-    let limits = HeadLimits { max_headers: options.max_headers, max_header_size: options.max_header_size };
+    let limits = limits(&options);
     let (asked, mut parser, mut buf) = (Asked::default(), HeadParser::default(), BytesMut::new());
     let mut pieces = input.chunks(piece.max(1));
     let answer = loop {
@@ -39,6 +39,10 @@ pub fn read_answer(input: &[u8], piece: usize) -> Result<Option<(StatusCode, u64
     }
 }
 
+fn limits(options: &TransportOptions) -> HeadLimits {
+    HeadLimits::of_answers(options.max_headers, options.max_header_size)
+}
+
 /// An answer, whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WholeAnswer {
@@ -62,7 +66,7 @@ pub fn read_whole(
     cuts: impl IntoIterator<Item = usize>,
 ) -> Result<Option<WholeAnswer>, ProtocolError> {
     let options = TransportOptions::default();
-    let limits = HeadLimits { max_headers: options.max_headers, max_header_size: options.max_header_size };
+    let limits = limits(&options);
     let asked = Asked { head, ..Asked::default() };
     let (mut parser, mut buf) = (HeadParser::default(), BytesMut::new());
     let (mut cuts, mut given) = (cuts.into_iter(), 0);

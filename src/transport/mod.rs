@@ -15,11 +15,12 @@ mod client;
 pub mod codec;
 mod connect;
 mod error;
-mod h1;
+pub(crate) mod h1;
 mod h2;
 mod outgoing;
 mod pool;
 mod resolve;
+mod sends;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -27,9 +28,12 @@ mod turn;
 mod upgraded;
 
 pub use body::UpstreamBody;
+pub(crate) use buffers::Buffers;
 pub use client::{Connection, Transport, TransportOptions};
 pub use error::{BoxError, ConnectError, ProtocolError, Reset, SendError, UpstreamBodyError, is_shortage};
 pub use outgoing::{Outgoing, RequestBody};
+pub(crate) use pool::Common;
+pub(crate) use sends::{Sender, send};
 pub use target::Target;
 pub(crate) use turn::Turn;
 pub use upgraded::Upgraded;

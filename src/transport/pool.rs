@@ -14,12 +14,14 @@ use super::TransportOptions;
 use super::buffers::Buffers;
 use super::h1::{Conn, HeadLimits};
 use super::h2::Channels;
+use super::sends::Sends;
 
 /// What all connections of a worker share.
 #[derive(Debug)]
 pub(crate) struct Common {
     pub(crate) options: TransportOptions,
     pub(crate) buffers: Buffers,
+    pub(crate) sends: Rc<Sends>,
     /// The time of the last tick: good enough for limits of seconds.
     pub(crate) now: Cell<Instant>,
     /// Idle HTTP/1.1 connections over all targets.
@@ -30,10 +32,11 @@ pub(crate) struct Common {
 
 impl Common {
     pub(crate) fn new(options: TransportOptions) -> Self {
-        let heads = HeadLimits { max_headers: options.max_headers, max_header_size: options.max_header_size };
+        let heads = HeadLimits::of_answers(options.max_headers, options.max_header_size);
         Self {
             options,
             buffers: Buffers::default(),
+            sends: Rc::default(),
             now: Cell::new(Instant::now()),
             idle: Cell::new(0),
             heads: Cell::new(heads),

@@ -8,6 +8,8 @@ mod codec;
 mod config;
 #[path = "../../fuzz/checks/payload.rs"]
 mod payload;
+#[path = "../../fuzz/checks/request.rs"]
+mod request;
 #[path = "../../fuzz/checks/route.rs"]
 mod route;
 
@@ -27,6 +29,11 @@ fn replay(target: &str, check: impl Fn(&[u8])) {
 #[test]
 fn the_codecs_corpus_passes() {
     replay("codec", codec::check);
+}
+
+#[test]
+fn the_requests_corpus_passes() {
+    replay("request", request::check);
 }
 
 #[test]

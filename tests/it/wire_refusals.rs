@@ -62,7 +62,6 @@ fn nothing_of_a_refused_request_reaches_an_instance() {
         assert_eq!(answer.matches("HTTP/1.").count(), 1, "{vector:?}: {answer:?}");
     }
     assert_eq!(instance.request_lines(), [""; 0]);
-    // hyper has answered some of these itself: they are counted as their connection ends.
     wait_for("the count", || {
         let counted = worker.metric("zoogate_requests_total", &["code=\"400\""]);
         ((counted - vectors.len() as f64).abs() < 0.5).then_some(())

@@ -1,4 +1,4 @@
-//! Bytes of an answer's body to data, trailers and the end. No I/O; any split gives the same.
+//! Bytes of a message's body to data, trailers and the end. No I/O; any split gives the same.
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
@@ -10,9 +10,6 @@ use crate::transport::ProtocolError;
 
 /// Data up to this size is copied out, so that a slow client does not pin a whole read buffer.
 const COPY: usize = 8 * 1024;
-
-/// Bytes of chunk extensions beyond those of the data that came with them.
-const MAX_EXTENSIONS: u64 = 16 * 1024;
 
 /// What the bytes at hand amount to.
 #[derive(Debug)]
@@ -209,13 +206,13 @@ impl Chunked {
                 self.left = self.left << 4 | u64::from(digit);
                 Ok(At::Size)
             }
-            (At::Size, b';') if self.digits > 0 => Ok(At::Extension),
+            (At::Size, b';') if self.digits > 0 && self.limits.extensions > 0 => Ok(At::Extension),
             (At::Size, b'\r') if self.digits > 0 => Ok(At::SizeLf),
             (At::Size, _) => Err(ProtocolError::Chunk("a size that is not plain hexadecimal")),
             (At::Extension, b'\r') => Ok(At::SizeLf),
             (At::Extension, b'\t' | b' '..=b'~' | 0x80..) => {
                 self.extensions += 1;
-                if self.extensions > MAX_EXTENSIONS {
+                if self.extensions > self.limits.extensions {
                     return Err(ProtocolError::Chunk("too long extensions"));
                 }
                 Ok(At::Extension)
@@ -305,7 +302,7 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: HeadLimits = HeadLimits { max_headers: 10, max_header_size: 200 };
+    const LIMITS: HeadLimits = HeadLimits::of_answers(10, 200);
 
     /// Data, trailers, how it ended, and how many bytes were left over.
     type Outcome = (Vec<u8>, Option<HeaderMap>, Result<bool, ProtocolError>, usize);

@@ -57,13 +57,13 @@ pub(crate) fn write_head(parts: &Parts, out: &mut BytesMut) {
 }
 
 /// Writes the line before `len` bytes of data.
-pub(super) fn chunk_size(len: usize, out: &mut BytesMut) {
+pub(crate) fn chunk_size(len: usize, out: &mut BytesMut) {
     number(len as u64, 16, out);
     put(out, &[b"\r\n"]);
 }
 
 /// Writes the end of a chunked body, with its trailers.
-pub(super) fn last_chunk(trailers: Option<&HeaderMap>, out: &mut BytesMut) {
+pub(crate) fn last_chunk(trailers: Option<&HeaderMap>, out: &mut BytesMut) {
     put(out, &[b"0\r\n"]);
     for (name, value) in trailers.into_iter().flatten() {
         if !is_forbidden_trailer(name) {
@@ -78,13 +78,15 @@ pub(crate) fn expects_body(method: &Method) -> bool {
     [Method::POST, Method::PUT, Method::PATCH].contains(method)
 }
 
-fn put(out: &mut BytesMut, pieces: &[&[u8]]) {
+/// Writes one piece behind the other.
+pub(crate) fn put(out: &mut BytesMut, pieces: &[&[u8]]) {
     for piece in pieces {
         out.extend_from_slice(piece);
     }
 }
 
-fn number(mut value: u64, base: u64, out: &mut BytesMut) {
+/// Writes a number in this base.
+pub(crate) fn number(mut value: u64, base: u64, out: &mut BytesMut) {
     let mut digits = [0; 20];
     let mut at = digits.len();
     loop {

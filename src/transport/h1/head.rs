@@ -213,7 +213,7 @@ impl Lengths {
 }
 
 /// Digits and nothing else, below 2^63.
-pub(super) fn decimal(text: &[u8]) -> Option<u64> {
+pub(crate) fn decimal(text: &[u8]) -> Option<u64> {
     if text.is_empty() || text.len() > 19 {
         return None;
     }
@@ -257,7 +257,7 @@ fn words(error: httparse::Error) -> &'static str {
 mod tests {
     use super::*;
 
-    const LIMITS: HeadLimits = HeadLimits { max_headers: 10, max_header_size: 400 };
+    const LIMITS: HeadLimits = HeadLimits { max_headers: 10, max_header_size: 400, extensions: 0 };
 
     fn parse(text: &str) -> Result<Option<Answer>, ProtocolError> {
         HeadParser::default().parse(&mut text.into(), LIMITS, &Asked::default())

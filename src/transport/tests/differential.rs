@@ -25,7 +25,7 @@ fn fields(map: &http::HeaderMap) -> Vec<(String, Vec<u8>)> {
 
 /// Our codec over bytes that arrive in pieces of `piece`, then the end.
 fn ours(text: &[u8], head: bool, piece: usize) -> Read {
-    let limits = HeadLimits { max_headers: 100, max_header_size: 64 * 1024 };
+    let limits = HeadLimits::of_answers(100, 64 * 1024);
     let asked = Asked { head, ..Asked::default() };
     let (mut buf, mut parser) = (BytesMut::new(), HeadParser::default());
     let mut pieces = text.chunks(piece);
