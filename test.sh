@@ -39,11 +39,11 @@ setup() {
     # shellcheck disable=SC2086
     DEBIAN_FRONTEND=noninteractive "${as[@]}" apt-get install -y -qq --no-install-recommends $missing </dev/null >/dev/null
   fi
-  # Clients and servers that are not ours: a registrar (kazoo) and both ends of gRPC.
-  if ! "$TOOLS/venv/bin/python" -c 'import kazoo, grpc, websockets' 2>/dev/null; then
+  # Clients and servers that are not ours: a registrar (kazoo), both ends of gRPC, and what the benchmarks speak.
+  if ! "$TOOLS/venv/bin/python" -c 'import kazoo, grpc, websockets, h2' 2>/dev/null; then
     mkdir -p "$TOOLS"
     python3 -m venv "$TOOLS/venv"
-    "$TOOLS/venv/bin/pip" -q --disable-pip-version-check install 'kazoo==2.10.*' 'grpcio>=1.60,<2' 'websockets>=12,<16'
+    "$TOOLS/venv/bin/pip" -q --disable-pip-version-check install 'kazoo==2.10.*' 'grpcio>=1.60,<2' 'websockets>=15,<16' 'h2>=4,<5'
   fi
   # Dubbo itself, which is a beta: its test says so where it is missing.
   "$TOOLS/venv/bin/python" -c 'import dubbo' 2>/dev/null ||

@@ -14,8 +14,9 @@ from soak_world import until
 
 OUTSIDE = (OSError, KazooException, KazooTimeoutError)
 
-# Until everything is as it was again; machines that are busy start a JVM slowly.
+# Until everything is as it was again, from when the servers are; machines that are busy start a JVM slowly.
 PATIENCE = 60
+SERVERS_PATIENCE = 180
 Done = collections.namedtuple("Done", "at what target")
 
 
@@ -193,6 +194,8 @@ class Faults:
             if server.process.poll() is not None:
                 self.found(f"a ZooKeeper server ended with {server.process.poll()}")
                 server.start()
+
+        self.settled("the ensemble serves", SERVERS_PATIENCE, lambda: all(server.mode() for server in self.world.servers))
 
         def detail():
             try:

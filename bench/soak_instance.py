@@ -16,7 +16,7 @@ from concurrent import futures
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
-from faults import Server
+from faults.instance import Server
 
 UNARY, STREAM = "/soak.Echo/Unary", "/soak.Echo/Stream"
 LIBC = ctypes.CDLL(None, use_errno=True)

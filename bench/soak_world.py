@@ -158,7 +158,8 @@ class World:
                 instance.start()
             for instance in self.of(kind):
                 instance.wait_until_up()
-        self.zookeeper = KazooClient(self.connect, timeout=30)
+        # It comes back as soon as the servers do: its pauses would otherwise grow to a minute.
+        self.zookeeper = KazooClient(self.connect, timeout=30, connection_retry={"max_tries": -1, "max_delay": 1})
         self.zookeeper.start(60)
         self.configure()
         log = (self.folder / "gateway.log").open("ab")

@@ -12,6 +12,7 @@ use zoogate::{Plan, ProxyError};
 use crate::support::gateway::{Gateway, Scratch, binary};
 use crate::support::http::get;
 use crate::support::instance::Instance;
+use crate::support::script::python;
 use crate::support::zk;
 
 const README: &str = include_str!("../../README.md");
@@ -470,4 +471,15 @@ fn every_field_of_the_access_log_is_documented_and_no_other() {
     let (documented, http, tcp) = (names.collect::<BTreeSet<_>>(), fields("HTTP/1.1"), fields("tcp"));
     assert_eq!(documented, http);
     assert!(tcp.is_subset(&http), "{tcp:?}");
+}
+
+#[test]
+fn what_measures_starts_and_tells_how_it_is_used() {
+    for arguments in [&["bench/main.py"][..], &["bench/soak.py"], &["bench/slow.py"], &["-m", "faults"]] {
+        let mut command = std::process::Command::new(python());
+        command.args(arguments).arg("--help").current_dir(root()).env("PYTHONPATH", root().join("bench"));
+        let told = command.output().unwrap();
+        let text = String::from_utf8_lossy(&told.stdout);
+        assert!(told.status.success() && text.starts_with("usage: "), "{arguments:?}: {told:?}");
+    }
 }

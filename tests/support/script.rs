@@ -8,7 +8,8 @@ use std::time::Instant;
 use super::gateway::{Lines, PATIENCE};
 
 /// The interpreter with kazoo, grpcio and websockets.
-fn python() -> PathBuf {
+/// The interpreter with everything that scripts of ours import.
+pub fn python() -> PathBuf {
     std::env::var_os("ZOOGATE_TEST_PYTHON").map(PathBuf::from).unwrap_or_else(|| {
         let bundled = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/venv/bin/python"));
         assert!(bundled.exists(), "no {}: run ./test.sh setup", bundled.display());
