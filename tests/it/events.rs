@@ -269,20 +269,22 @@ async fn a_pause_of_the_gateway_itself_costs_neither_its_connection_nor_a_listin
         (gateway, Arc::new(Mutex::new(follower)))
     };
     let (gateway, follower) = tokio::task::spawn_blocking(start).await.unwrap();
+    let told = async |change: &str, cause: &str| {
+        let follower = Arc::clone(&follower);
+        let next = tokio::task::spawn_blocking(move || follower.lock().unwrap().next().1);
+        let event = next.await.unwrap();
+        assert_eq!((&event["change"], &event["cause"]), (&change.into(), &cause.into()), "{event}");
+    };
     for round in 0..3 {
         let address = format!("127.0.0.1:{}", 8001 + round);
         client.create("/orders/a", address.as_bytes(), &zk::OPEN).await.unwrap();
+        told("added", "added").await;
         // Longer than a server may be silent, and much shorter than a session.
         gateway.signal("STOP");
+        client.delete("/orders/a", None).await.unwrap();
         tokio::time::sleep(Duration::from_millis(1500)).await;
         gateway.signal("CONT");
-        client.delete("/orders/a", None).await.unwrap();
-        for (change, cause) in [("added", "added"), ("removed", "deleted")] {
-            let follower = Arc::clone(&follower);
-            let next = tokio::task::spawn_blocking(move || follower.lock().unwrap().next().1);
-            let event = next.await.unwrap();
-            assert_eq!((&event["change"], &event["cause"]), (&change.into(), &cause.into()), "{event}");
-        }
+        told("removed", "deleted").await;
     }
     let log = gateway.log.all();
     let connections = log.iter().filter(|line| line.contains("connected to ZooKeeper")).count();
