@@ -364,6 +364,13 @@ pub struct ListenerPlan {
     pub trusted: Vec<IpNet>,
 }
 
+impl ListenerPlan {
+    /// Whether this is that listener, and where it was.
+    pub fn is_where(&self, other: &Self) -> bool {
+        self.name == other.name && self.listen == other.listen
+    }
+}
+
 /// What a listener accepts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListenerKind {

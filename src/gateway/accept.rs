@@ -27,7 +27,7 @@ const BATCH: usize = 64;
 #[derive(Debug)]
 pub(super) struct Accepting {
     listeners: Vec<Open>,
-    spread: Spread,
+    spread: Rc<RefCell<Spread>>,
 }
 
 #[derive(Debug)]
@@ -42,7 +42,7 @@ struct Open {
 struct Settings {
     now: RefCell<(Arc<ListenerPlan>, Rc<ListenerState>)>,
     context: Rc<ProxyContext>,
-    spread: Spread,
+    spread: Rc<RefCell<Spread>>,
 }
 
 impl Drop for Open {
@@ -54,7 +54,12 @@ impl Drop for Open {
 impl Accepting {
     /// The listeners of a worker that has none yet.
     pub(super) fn new(spread: Spread) -> Self {
-        Self { listeners: Vec::new(), spread }
+        Self { listeners: Vec::new(), spread: Rc::new(RefCell::new(spread)) }
+    }
+
+    /// Shares new connections with others than before.
+    pub(super) fn spread_among(&self, spread: Spread) {
+        self.spread.replace(spread);
     }
 
     /// Accepts on one more socket.
@@ -71,7 +76,7 @@ impl Accepting {
         let serving = Rc::new(Settings {
             now: RefCell::new((plan, state)),
             context: Rc::clone(context),
-            spread: self.spread.clone(),
+            spread: Rc::clone(&self.spread),
         });
         let task = tokio::task::spawn_local(accept(Rc::clone(&socket), Rc::clone(&serving)));
         self.listeners.push(Open { socket, serving, task: task.abort_handle() });
@@ -182,7 +187,8 @@ impl Settings {
     /// Serves a connection here or has another worker do so.
     fn settle(&self, stream: TcpStream, peer: SocketAddr) {
         let (plan, listener) = &*self.now.borrow();
-        if let Some((stream, place)) = self.spread.settle(stream, peer, plan) {
+        let settled = self.spread.borrow().settle(stream, peer, plan);
+        if let Some((stream, place)) = settled {
             start(stream, peer, Rc::clone(listener), &self.context, place);
         }
     }

@@ -1,6 +1,7 @@
 //! From a plan to a running gateway, and back to nothing.
 
 mod drain;
+mod resize;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -10,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 
 use super::barriers::Barriers;
 use super::checks;
@@ -23,7 +25,7 @@ use super::live::TableSource;
 use super::pump::{self, Pump};
 use super::snapshots::Snapshots;
 use super::sockets::{self, BindError};
-use super::spread::{Loads, Spread, SpreadSource};
+use super::spread::{Loads, SpreadSource};
 use super::status::{RegistryStatus, StatusSource};
 use super::workers::{self, Worker};
 use crate::admin::{Admin, EventLog, FleetView, ListenerView, ReloadOrder};
@@ -99,11 +101,13 @@ impl Gateway {
         let access_log = open_access_log(&plan.gateway.access_log)?;
 
         let metrics = Metrics::new();
-        let (writer, reader) = TableWriter::new(plan.gateway.workers);
+        // A reload may ask for more of them: up to here each has what it counts in to itself.
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let (writer, reader) = TableWriter::new(plan.gateway.workers.max(cores));
         let status = Arc::new(RegistryStatus::default());
         metrics.add_live(Box::new(StatusSource(Arc::clone(&status))));
         metrics.add_live(Box::new(TableSource(reader.clone())));
-        let (loads, views) = Spread::new(plan.gateway.workers);
+        let loads = Arc::<Loads>::default();
         metrics.add_live(Box::new(SpreadSource(Arc::clone(&loads))));
 
         let events = EventLog::default();
@@ -129,6 +133,8 @@ impl Gateway {
         let shared = Shared::new(reader.clone(), Arc::clone(&metrics), filters);
         let mut running = Running {
             workers: Vec::new(),
+            shared,
+            leaving: JoinSet::new(),
             pump_orders: Some(pump_orders),
             threads: vec![pump_thread, checks_thread],
             checks_stop: Some(checks_stop),
@@ -152,11 +158,7 @@ impl Gateway {
             reloads: Some(reloads),
             loads,
         };
-        for (index, spread) in views.into_iter().enumerate() {
-            let worker = Worker::start(index, shared.clone(), spread)?;
-            worker.order(workers::Order::AccessLog(access_log.clone())).await;
-            running.workers.push(worker);
-        }
+        running.start_workers(access_log).await?;
         if inherited.is_taken_over() {
             // Until this table is whole, the predecessor's serves better.
             if tokio::time::timeout(handover::READINESS, running.ready()).await.is_err() {
@@ -181,11 +183,22 @@ impl Gateway {
     }
 }
 
+/// A duplicate of a listening socket, and the worker that accepts on it.
+#[derive(Debug)]
+struct Held {
+    worker: usize,
+    handed: Handed,
+}
+
 /// A gateway that serves. Dropping it stops it at once; [`Running::drain`] stops it well.
 #[derive(Debug)]
 pub struct Running {
     plan: Plan,
     workers: Vec<Worker>,
+    /// What each worker is started with.
+    shared: Shared,
+    /// Workers that accept no more, until their connections have ended.
+    leaving: JoinSet<()>,
     pump_orders: Option<mpsc::Sender<pump::Order>>,
     threads: Vec<JoinHandle<()>>,
     checks_stop: Option<oneshot::Sender<()>>,
@@ -201,7 +214,7 @@ pub struct Running {
     events: EventLog,
     event_log: JournalFile,
     /// Duplicates of the listening sockets, for a successor.
-    held: Vec<Handed>,
+    held: Vec<Held>,
     /// Listeners whose sockets others have, too: whoever opened them, or handed them over.
     foreign: Vec<Arc<str>>,
     admin_socket: Option<std::net::TcpListener>,
@@ -251,8 +264,8 @@ impl Running {
     pub fn hand_over(&mut self, successor: Successor) -> tokio::task::JoinHandle<std::io::Result<()>> {
         tracing::info!("a successor asks for the sockets");
         // Whatever becomes of it: should this gateway be stopped meanwhile, they serve the successor.
-        self.foreign = self.held.iter().map(|handed| Arc::clone(&handed.name)).collect();
-        let duplicate = |handed: &Handed| {
+        self.foreign = self.held.iter().map(|held| Arc::clone(&held.handed.name)).collect();
+        let duplicate = |Held { handed, .. }: &Held| {
             let (name, listen) = (Arc::clone(&handed.name), handed.listen);
             Ok(Handed { name, listen, socket: handed.socket.try_clone()? })
         };
@@ -315,18 +328,17 @@ impl Running {
     /// Puts another plan in force, whole or not at all.
     ///
     /// Routes and services swap in one publication; endpoints that stay keep their state. Connections of a listener
-    /// that goes are served to their end. What needs a restart (workers, the admin's address) is named in a warning; the log is
+    /// that goes are served to their end. What needs a restart (the admin's address) is named in a warning; the log is
     /// whose program it is.
     pub async fn reload(&mut self, plan: Plan) -> Result<(), StartError> {
         let mut fresh = Vec::new();
         for listener in &plan.listeners {
-            let known = self.plan.listeners.iter().find(|l| l.name == listener.name);
-            if known.is_none_or(|known| known.listen != listener.listen) {
+            if !self.plan.listeners.iter().any(|known| known.is_where(listener)) {
                 // Addresses are unique in a plan: one of ours that holds this one gives it up below.
                 let held = |old: &ListenerPlan| old.listen == listener.listen && old.listen.port() != 0;
                 let bind =
                     if self.plan.listeners.iter().any(held) { sockets::bind_beside } else { sockets::bind };
-                fresh.push((Arc::new(listener.clone()), listening(bind, listener, self.workers.len())?));
+                fresh.push((Arc::new(listener.clone()), listening(bind, listener, plan.gateway.workers)?));
             }
         }
         let access_log = if plan.gateway.access_log == self.plan.gateway.access_log {
@@ -334,28 +346,26 @@ impl Running {
         } else {
             open_access_log(&plan.gateway.access_log)?
         };
+        let recruits = self.recruit(&plan)?;
         set_event_log(&self.event_log, &plan, &self.reader)?;
-        for (what, same) in [
-            ("gateway.workers", plan.gateway.workers == self.plan.gateway.workers),
-            ("admin.listen", plan.admin.listen == self.plan.admin.listen),
-        ] {
-            if !same {
-                tracing::warn!(key = what, "changed in the file; takes effect at the next start");
-            }
+        if plan.admin.listen != self.plan.admin.listen {
+            tracing::warn!(key = "admin.listen", "changed in the file; takes effect at the next start");
         }
 
         if let Some(orders) = &self.pump_orders {
             configure(orders, &plan).await;
         }
+        self.resize(recruits, plan.gateway.workers, plan.gateway.drain_timeout).await;
         for worker in &self.workers {
             worker.order(workers::Order::AccessLog(access_log.clone())).await;
         }
         *self.access_log() = access_log;
-        let moved = |old: &ListenerPlan| {
-            plan.listeners.iter().find(|new| new.name == old.name).is_none_or(|new| new.listen != old.listen)
-        };
+        let moved = |old: &&ListenerPlan| !plan.listeners.iter().any(|new| new.is_where(old));
         let gone: Vec<_> =
-            self.plan.listeners.iter().filter(|old| moved(old)).map(|old| Arc::clone(&old.name)).collect();
+            self.plan.listeners.iter().filter(moved).map(|old| Arc::clone(&old.name)).collect();
+        // An address that another listener has now is not refused to anybody.
+        let given = |at: SocketAddr| at.port() != 0 && fresh.iter().any(|(new, _)| new.listen == at);
+        self.admit_no_more(|Held { handed, .. }| gone.contains(&handed.name) && !given(handed.listen)).await;
         for name in &gone {
             self.close(name).await;
         }
@@ -374,7 +384,12 @@ impl Running {
         if let Some(fleet) = &self.fleet {
             fleet.configure(&plan);
         }
+        let door = plan.gateway.handover != self.plan.gateway.handover;
         self.plan = plan;
+        if door {
+            self.door = None;
+            self.open_door();
+        }
         Ok(())
     }
 
@@ -390,12 +405,9 @@ impl Running {
         let Some(address) = sockets.first().map(std::net::TcpListener::local_addr).transpose()? else {
             return Ok(());
         };
-        for socket in &sockets {
-            let (name, socket) = (Arc::clone(&plan.name), socket.try_clone()?);
-            self.held.push(Handed { name, listen: plan.listen, socket });
-        }
         // Inherited, there may be more of them than workers.
-        for (worker, socket) in self.workers.iter().cycle().zip(sockets) {
+        for ((number, worker), socket) in self.workers.iter().enumerate().cycle().zip(sockets) {
+            self.held.push(Held { worker: number, handed: Handed::of(plan, socket.try_clone()?) });
             worker.order(workers::Order::Listen(Arc::clone(plan), socket)).await;
         }
         tracing::info!(listener = &*plan.name, %address, "listening");
@@ -413,7 +425,7 @@ impl Running {
 
     async fn close(&mut self, name: &Arc<str>) {
         // The workers' are the last: they empty the queues.
-        self.held.retain(|handed| handed.name != *name);
+        self.held.retain(|held| held.handed.name != *name);
         self.foreign.retain(|foreign| foreign != name);
         for worker in &self.workers {
             worker.order(workers::Order::Close(Arc::clone(name))).await;

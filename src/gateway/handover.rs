@@ -23,6 +23,8 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::config::plan::ListenerPlan;
+
 const HELLO: &[u8] = b"zoogate handover 1\n";
 const READY: &[u8] = b"ready\n";
 const DRAINING: &[u8] = b"draining\n";
@@ -70,6 +72,13 @@ pub struct Inherited {
 /// The old process, while it waits for the new one.
 #[derive(Debug)]
 pub(super) struct Predecessor(UnixStream);
+
+impl Handed {
+    /// A socket of this listener.
+    pub(super) fn of(listener: &ListenerPlan, socket: TcpListener) -> Self {
+        Self { name: Arc::clone(&listener.name), listen: listener.listen, socket }
+    }
+}
 
 impl Inherited {
     /// Sockets that somebody else opened, each known by the address that it is bound to.

@@ -70,7 +70,7 @@ pub(super) fn admit_no_more(socket: &TcpListener) -> io::Result<()> {
 /// There is no way to: a connection that comes in the very moment of the close may be reset.
 #[cfg(not(target_os = "linux"))]
 pub(super) fn admit_no_more(_: &TcpListener) -> io::Result<()> {
-    Ok(())
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// Binds `count` sockets to an address that sockets of [`bind`]'s hold already.

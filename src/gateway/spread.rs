@@ -5,9 +5,10 @@
 //! its share gives what it has just accepted to the one that has least. A connection moves before a byte of
 //! it was read, and never again.
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::mpsc;
 
@@ -20,16 +21,18 @@ const QUEUE: usize = 1024;
 /// another thread, and small differences are gone before it has happened.
 const SLACK: usize = 8;
 
-/// Open connections of each worker.
+/// A worker as the others see it.
 #[derive(Debug)]
-pub(super) struct Loads(Vec<AtomicUsize>);
+pub(super) struct Peer {
+    number: usize,
+    /// Its open connections, those on their way to it among them.
+    load: AtomicUsize,
+    inbox: mpsc::Sender<Handover>,
+}
 
 /// A connection's place on a worker.
 #[derive(Debug)]
-pub(super) struct Place {
-    loads: Arc<Loads>,
-    worker: usize,
-}
+pub(super) struct Place(Arc<Peer>);
 
 /// A connection for another worker.
 #[derive(Debug)]
@@ -40,51 +43,80 @@ pub(super) struct Handover {
     pub(super) place: Place,
 }
 
-/// One worker's view of the others.
+/// One worker's view of those that accept, itself among them.
 #[derive(Debug, Clone)]
 pub(super) struct Spread {
-    loads: Arc<Loads>,
-    others: Arc<[mpsc::Sender<Handover>]>,
-    own: usize,
+    all: Arc<[Arc<Peer>]>,
+    own: Arc<Peer>,
 }
 
-impl Loads {
-    /// Connections over all workers, those on their way from one to another among them.
-    pub(super) fn total(&self) -> usize {
-        self.0.iter().map(|load| load.load(Ordering::Relaxed)).sum()
+/// Every worker that serves anybody: those that accept, and those that leave.
+#[derive(Debug, Default)]
+pub(super) struct Loads(Mutex<Vec<Arc<Peer>>>);
+
+impl Peer {
+    /// Worker number `number`, and what is handed to it.
+    pub(super) fn new(number: usize) -> (Arc<Self>, mpsc::Receiver<Handover>) {
+        let (inbox, handed) = mpsc::channel(QUEUE);
+        (Arc::new(Self { number, load: AtomicUsize::new(0), inbox }), handed)
     }
 
-    /// Where a connection is to go that worker number `own` has accepted.
-    fn choose(&self, own: usize) -> usize {
-        let mine = self.0[own].load(Ordering::Relaxed);
-        let others = self.0.iter().map(|load| load.load(Ordering::Relaxed)).enumerate();
-        match others.min_by_key(|(_, load)| *load) {
-            Some((least, load)) if mine > load + mine / SLACK => least,
-            _ => own,
-        }
+    /// Open connections, those on their way to it among them.
+    pub(super) fn load(&self) -> usize {
+        self.load.load(Ordering::Relaxed)
     }
 
-    fn place(self: &Arc<Self>, worker: usize) -> Place {
-        self.0[worker].fetch_add(1, Ordering::Relaxed);
-        Place { loads: Arc::clone(self), worker }
+    fn place(self: &Arc<Self>) -> Place {
+        self.load.fetch_add(1, Ordering::Relaxed);
+        Place(Arc::clone(self))
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.loads.0[self.worker].fetch_sub(1, Ordering::Relaxed);
+        self.0.load.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Loads {
+    fn peers(&self) -> MutexGuard<'_, Vec<Arc<Peer>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One more worker.
+    pub(super) fn add(&self, peer: Arc<Peer>) {
+        self.peers().push(peer);
+    }
+
+    /// This one is no more.
+    pub(super) fn remove(&self, peer: &Arc<Peer>) {
+        self.peers().retain(|known| !Arc::ptr_eq(known, peer));
+    }
+
+    /// Connections over all workers, those on their way from one to another among them.
+    pub(super) fn total(&self) -> usize {
+        self.peers().iter().map(|peer| peer.load()).sum()
     }
 }
 
 impl Spread {
-    /// The views of `workers` workers, each with what is handed to it.
-    pub(super) fn new(workers: usize) -> (Arc<Loads>, Vec<(Self, mpsc::Receiver<Handover>)>) {
-        let loads = Arc::new(Loads((0..workers).map(|_| AtomicUsize::new(0)).collect()));
-        let (others, inboxes): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::channel(QUEUE)).unzip();
-        let others: Arc<[_]> = others.into();
-        let view = |own| Self { loads: Arc::clone(&loads), others: Arc::clone(&others), own };
-        let views = inboxes.into_iter().enumerate().map(|(own, inbox)| (view(own), inbox)).collect();
-        (loads, views)
+    /// The view of who knows nobody else.
+    pub(super) fn alone(own: &Arc<Peer>) -> Self {
+        Self { all: Arc::new([Arc::clone(own)]), own: Arc::clone(own) }
+    }
+
+    /// One's own view of those that accept.
+    pub(super) fn among(all: &Arc<[Arc<Peer>]>, own: Arc<Peer>) -> Self {
+        Self { all: Arc::clone(all), own }
+    }
+
+    /// Where a connection is to go that was accepted here.
+    fn choose(&self) -> &Arc<Peer> {
+        let mine = self.own.load();
+        match self.all.iter().map(|peer| (peer.load(), peer)).min_by_key(|(load, _)| *load) {
+            Some((load, least)) if mine > load + mine / SLACK => least,
+            _ => &self.own,
+        }
     }
 
     /// A place for a connection that was accepted here; `None` where another worker has taken it over.
@@ -94,17 +126,17 @@ impl Spread {
         peer: SocketAddr,
         plan: &Arc<ListenerPlan>,
     ) -> Option<(TcpStream, Place)> {
-        let worker = self.loads.choose(self.own);
-        let place = self.loads.place(worker);
-        if worker == self.own {
+        let worker = self.choose();
+        let place = worker.place();
+        if Arc::ptr_eq(worker, &self.own) {
             return Some((stream, place));
         }
         let handover = Handover { stream, peer, plan: Arc::clone(plan), place };
-        match self.others[worker].try_send(handover) {
+        match worker.inbox.try_send(handover) {
             Ok(()) => None,
             // Its queue is full, or it has ended.
             Err(mpsc::error::TrySendError::Full(back) | mpsc::error::TrySendError::Closed(back)) => {
-                Some((back.stream, self.loads.place(self.own)))
+                Some((back.stream, self.own.place()))
             }
         }
     }
@@ -116,8 +148,13 @@ pub(super) struct SpreadSource(pub(super) Arc<Loads>);
 
 impl LiveSource for SpreadSource {
     fn collect(&self, sink: &mut LiveSink) {
-        for (worker, load) in self.0.0.iter().enumerate() {
-            sink.worker_connections(worker, load.load(Ordering::Relaxed));
+        // One that leaves may have a successor of its number.
+        let mut loads = BTreeMap::<usize, usize>::new();
+        for peer in &*self.0.peers() {
+            *loads.entry(peer.number).or_default() += peer.load();
+        }
+        for (number, load) in loads {
+            sink.worker_connections(number, load);
         }
     }
 }
@@ -131,13 +168,19 @@ mod tests {
         let seed = fastrand::u64(..);
         println!("seed {seed}");
         let mut rng = fastrand::Rng::with_seed(seed);
-        let loads = Arc::new(Loads((0..workers).map(|_| AtomicUsize::new(0)).collect()));
+        let (peers, _inboxes): (Vec<_>, Vec<_>) = (0..workers).map(Peer::new).unzip();
+        let loads = Loads::default();
+        for peer in &peers {
+            loads.add(Arc::clone(peer));
+        }
+        let all = peers.clone().into();
+        let views: Vec<_> = peers.iter().map(|own| Spread::among(&all, Arc::clone(own))).collect();
         let mut places = Vec::new();
         for _ in 0..connections {
-            places.push(loads.place(loads.choose(rng.usize(..workers))));
+            places.push(views[rng.usize(..workers)].choose().place());
         }
         assert_eq!(loads.total(), connections);
-        let found = loads.0.iter().map(|load| load.load(Ordering::Relaxed)).collect();
+        let found = peers.iter().map(|peer| peer.load()).collect();
         drop(places);
         assert_eq!(loads.total(), 0);
         found
@@ -156,7 +199,9 @@ mod tests {
 
     #[test]
     fn a_connection_that_cannot_be_handed_over_stays() {
-        let (loads, mut views) = Spread::new(2);
+        let (peers, mut inboxes): (Vec<_>, Vec<_>) = (0..2).map(Peer::new).unzip();
+        let total = || peers.iter().map(|peer| peer.load()).sum::<usize>();
+        let own = Spread::among(&peers.clone().into(), Arc::clone(&peers[0]));
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let plan = Arc::new(crate::config::plan::ListenerPlan {
             name: "a".into(),
@@ -166,14 +211,12 @@ mod tests {
         });
         let connect = || TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let peer = listener.local_addr().unwrap();
-        let (_, inbox) = views.pop().unwrap();
-        let (own, _) = views.pop().unwrap();
         let first = own.settle(connect(), peer, &plan);
         assert!(first.is_some());
         assert!(own.settle(connect(), peer, &plan).is_none(), "handed over");
-        assert_eq!(loads.total(), 2, "counted on its way");
-        drop(inbox);
-        assert_eq!(loads.total(), 1);
+        assert_eq!(total(), 2, "counted on its way");
+        inboxes.pop();
+        assert_eq!(total(), 1);
         assert!(own.settle(connect(), peer, &plan).is_some(), "the other worker has ended");
     }
 }

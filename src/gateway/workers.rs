@@ -10,7 +10,7 @@ use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, oneshot};
 
 use super::accept::Accepting;
-use super::spread::{Handover, Spread};
+use super::spread::{Handover, Peer, Spread};
 use crate::config::plan::ListenerPlan;
 use crate::proxy::{ProxyContext, Shared, TICK};
 use crate::telemetry::LineSink;
@@ -31,6 +31,8 @@ pub(super) enum Order {
     AccessLog(Option<LineSink>),
     /// Accept nowhere any more and let every connection finish; answered when the sockets are closed.
     Drain(oneshot::Sender<()>),
+    /// Share new connections with these from now on.
+    Spread(Spread),
     /// End what streams for long, spread over this time.
     EndStreams(Duration),
 }
@@ -40,16 +42,15 @@ pub(super) enum Order {
 pub(super) struct Worker {
     orders: mpsc::Sender<Order>,
     thread: Option<JoinHandle<()>>,
+    peer: Arc<Peer>,
 }
 
 impl Worker {
-    /// Starts worker number `index`.
-    pub(super) fn start(
-        index: usize,
-        shared: Shared,
-        (spread, handed): (Spread, mpsc::Receiver<Handover>),
-    ) -> std::io::Result<Self> {
+    /// Starts worker number `index`, to which connections are handed by those who know it. It knows only itself.
+    pub(super) fn start(index: usize, shared: Shared) -> std::io::Result<Self> {
+        let (peer, handed) = Peer::new(index);
         let (orders, inbox) = mpsc::channel(QUEUE);
+        let spread = Spread::alone(&peer);
         let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -61,12 +62,24 @@ impl Worker {
                 Err(error) => tracing::error!(%error, worker = index, "no runtime"),
             }
         })?;
-        Ok(Self { orders, thread: Some(thread) })
+        Ok(Self { orders, thread: Some(thread), peer })
+    }
+
+    /// As the other workers see it.
+    pub(super) fn peer(&self) -> &Arc<Peer> {
+        &self.peer
     }
 
     /// Hands over an order. A worker that ended takes none.
     pub(super) async fn order(&self, order: Order) {
         let _ = self.orders.send(order).await;
+    }
+
+    /// Has it accept nowhere any more; returns when its sockets are closed.
+    pub(super) async fn drain(&self) {
+        let (done, closed) = oneshot::channel();
+        self.order(Order::Drain(done)).await;
+        let _ = closed.await;
     }
 
     /// Ends the worker and everything on it, and waits for its thread.
@@ -103,6 +116,7 @@ async fn work(
                     context.drain();
                     let _ = done.send(());
                 }
+                Some(Order::Spread(spread)) => accepting.spread_among(spread),
                 Some(Order::EndStreams(within)) => context.end_streams(within),
             },
             // Every worker, this one too, holds a sender: there is always a next.

@@ -17,6 +17,7 @@
 //! | half of the sessions expire, and later their instances die | `expiry.rs` |
 //! | a registration that comes and goes twenty times a second | `flapping.rs` |
 //! | reloads by the hundred, by signal and by request, beside a registry of a hundred events a second | `reload_storm.rs` |
+//! | four workers instead of one, then two, then one | `resize.rs` |
 //! | one process after another on the same sockets, with five hundred streams open | `swap.rs` |
 //! | three times what a service bears | `overload.rs` |
 //! | every instance answers 503 | `unavailable.rs` |
@@ -31,6 +32,7 @@ mod network;
 mod outage;
 mod overload;
 mod reload_storm;
+mod resize;
 mod restart;
 mod swap;
 mod unavailable;

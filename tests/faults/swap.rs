@@ -72,6 +72,24 @@ fn a_successor_takes_over_under_load_and_no_connection_is_refused_or_reset() {
 }
 
 #[test]
+fn a_place_for_successors_that_a_reload_brings_or_moves_lets_them_in() {
+    let folder = Scratch::new("handover-reload");
+    let door = |name: &str| config(&folder, 1).replace("/door", &format!("/{name}"));
+    let without: String =
+        door("x").lines().filter(|line| !line.starts_with("handover")).map(|l| format!("{l}\n")).collect();
+    let mut old = Gateway::start("handover-reload-old", &without);
+    for (reloads, place) in ["first", "second"].into_iter().enumerate() {
+        old.reload(&door(place));
+        let done = "zoogate_config_reloads_total{result=\"ok\"}";
+        wait_for("the reload", || (old.metric(done) == Some(reloads as f64 + 1.0)).then_some(()));
+    }
+    let public = old.listener("public");
+    let new = Gateway::start("handover-reload-new", &door("second"));
+    assert_eq!(new.listener("public"), public);
+    assert!(old.wait().success(), "it was relieved");
+}
+
+#[test]
 fn five_hundred_streams_and_a_load_on_new_and_kept_connections_outlive_a_swap() {
     let folder = Scratch::new("handover-streams");
     let (streaming, instance) = (Streaming::start("first"), Instance::start("a"));

@@ -18,6 +18,8 @@ use crate::support::zk;
 const README: &str = include_str!("../../README.md");
 const ADMIN: &str = include_str!("../../docs/admin.md");
 const COMMANDS: &str = include_str!("../../docs/commands.md");
+const CONFIGURATION: &str = include_str!("../../docs/configuration.md");
+const OPERATIONS: &str = include_str!("../../docs/operations.md");
 const FORMATS: &str = include_str!("../../docs/formats.md");
 const WIRE: &str = include_str!("../../docs/wire.md");
 const MINIMAL: &str = include_str!("../../config/minimal.toml");
@@ -158,6 +160,30 @@ fn the_limits_on_the_wire_are_the_defaults() {
         let row = rows(WIRE, name).pop().unwrap_or_else(|| panic!("no row for {name}"));
         assert_eq!(row[1], default, "{name}");
     }
+}
+
+#[test]
+fn when_a_reload_takes_hold_is_documented_for_each_key_of_the_process_itself() {
+    let section = |name: &str| {
+        let rest = CONFIGURATION.split(&format!("\n## `{name}`\n")).nth(1).expect(name);
+        let own = rest.split("\n## ").next().unwrap().split("\n### ").next().unwrap();
+        rows(own, "").iter().map(|row| code(&row[0]).to_owned()).collect::<Vec<_>>()
+    };
+    let mut keys: Vec<String> = Vec::new();
+    for name in ["gateway", "log", "admin", "limits"] {
+        keys.extend(section(&format!("[{name}]")).iter().map(|key| format!("{name}.{key}")));
+    }
+    // Where a listener is, and what it is called, is what a reload is about.
+    let listener = section("[[listeners]]").into_iter().filter(|key| key != "name" && key != "listen");
+    keys.extend(listener.map(|key| format!("listeners.{key}")));
+    let reload = OPERATIONS.split("\n## A reload\n").nth(1).unwrap().split("\n## ").next().unwrap();
+    let mut told: Vec<String> = Vec::new();
+    for row in rows(reload, "") {
+        told.extend(row[0].split(", ").map(|key| code(key).to_owned()));
+    }
+    keys.sort();
+    told.sort();
+    assert_eq!(told, keys);
 }
 
 #[test]

@@ -43,29 +43,29 @@ fn knock(address: SocketAddr, stop: &AtomicBool) -> Seen {
     seen
 }
 
-#[test]
-fn no_connection_that_stands_is_reset_by_a_stop() {
+/// Clients knock at the listener `public` all the time, while this is done to its gateway.
+fn nobody_is_reset(name: &str, workers: usize, done: impl Fn(&mut Gateway, &dyn Fn(usize) -> String)) {
     const CLIENTS: usize = 8;
     let rounds = if std::env::var_os("ZOOGATE_TEST_LONG").is_some() { 50 } else { 5 };
     let instance = Instance::start("a");
     let (mut answered, mut lost) = (0, Vec::new());
     for round in 0..rounds {
-        let config = ORDERS.replace("workers = 1\n", "workers = 2\naccess_log = \"off\"\n");
-        let mut gateway = Gateway::start("stops", &config);
+        let config = |workers: usize| {
+            ORDERS.replace("workers = 1\n", &format!("workers = {workers}\naccess_log = \"off\"\n"))
+        };
+        let mut gateway = Gateway::start(name, &config(workers));
         gateway.register("orders/a", instance.address);
         gateway.instances("orders", &["a"]);
         let public = gateway.listener("public");
         let stop = Arc::new(AtomicBool::new(false));
-        let clients: Vec<_> = (0..CLIENTS)
-            .map(|_| {
-                let stop = Arc::clone(&stop);
-                std::thread::spawn(move || knock(public, &stop))
-            })
-            .collect();
+        let client = || {
+            let stop = Arc::clone(&stop);
+            std::thread::spawn(move || knock(public, &stop))
+        };
+        let clients: Vec<_> = (0..CLIENTS).map(|_| client()).collect();
         let before = instance.count();
         wait_for("requests", || (instance.count() > before + 50).then_some(()));
-        gateway.signal("TERM");
-        assert!(gateway.wait().success());
+        done(&mut gateway, &config);
         stop.store(true, Ordering::Relaxed);
         for client in clients {
             let seen = client.join().unwrap();
@@ -73,9 +73,36 @@ fn no_connection_that_stands_is_reset_by_a_stop() {
             lost.extend(seen.lost.into_iter().map(|what| format!("round {round}: {what}")));
         }
     }
-    eprintln!("{answered} answered, {} lost in {rounds} stops", lost.len());
+    eprintln!("{answered} answered, {} lost in {rounds} rounds", lost.len());
     assert!(lost.is_empty(), "{lost:?}");
     assert!(answered > rounds * 50);
+}
+
+#[test]
+fn no_connection_that_stands_is_reset_by_a_stop() {
+    nobody_is_reset("stops", 2, |gateway, _| {
+        gateway.signal("TERM");
+        assert!(gateway.wait().success());
+    });
+}
+
+#[test]
+fn no_connection_that_stands_is_reset_by_a_reload_without_its_listener() {
+    nobody_is_reset("stops-reload", 2, |gateway, config| {
+        let public = gateway.listener("public");
+        gateway.reload(&config(2).replace("name = \"public\"", "name = \"other\""));
+        wait_for("the end of it", || TcpStream::connect(public).is_err().then_some(()));
+    });
+}
+
+#[test]
+fn no_connection_that_stands_is_reset_by_a_reload_with_fewer_workers() {
+    nobody_is_reset("stops-workers", 4, |gateway, config| {
+        gateway.reload(&config(1));
+        wait_for("the reload", || gateway.metric("zoogate_config_reloads_total{result=\"ok\"}").map(drop));
+        // As long as clients ask there.
+        assert_eq!(gateway.get("/").status, 200);
+    });
 }
 
 #[test]

@@ -1,11 +1,10 @@
 //! Stopping well.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
-
-use super::Running;
+use super::{Held, Running};
 use crate::gateway::fleet::Fleet;
 use crate::gateway::{drain_lock, sockets, workers};
 
@@ -13,7 +12,7 @@ use crate::gateway::{drain_lock, sockets, workers};
 const LAST_CONNECTIONS: Duration = Duration::from_millis(200);
 
 /// How long, after the drain's time is over, streams that are left may take to end in order.
-const FAREWELL: Duration = Duration::from_secs(1);
+pub(super) const FAREWELL: Duration = Duration::from_secs(1);
 
 impl Running {
     /// Stops well: not ready any more, listeners go on for `drain_delay`, then requests have `drain_timeout` to
@@ -32,20 +31,19 @@ impl Running {
             // The listeners accept meanwhile: nobody is turned away for having to wait.
             lock = drain_lock::take(&self.plan).await;
             tokio::time::sleep(delay).await;
-            self.admit_no_more().await;
+            self.admit_no_more(|_| true).await;
             for worker in &self.workers {
-                let (done, closed) = oneshot::channel();
-                worker.order(workers::Order::Drain(done)).await;
-                let _ = closed.await;
+                worker.drain().await;
             }
-            if self.outlives(limit).await {
+            let loads = Arc::clone(&self.loads);
+            if outlives(|| loads.total(), limit).await {
                 // Whoever holds a stream open is told, and need not find out by a connection that breaks.
                 for worker in &self.workers {
                     worker.order(workers::Order::EndStreams(FAREWELL / 2)).await;
                 }
-                self.outlives(FAREWELL).await;
+                outlives(|| loads.total(), FAREWELL).await;
             }
-            let left = self.loads.total();
+            let left = loads.total();
             if left > 0 {
                 tracing::warn!(connections = left, "drain timeout over; closing what is left");
             }
@@ -59,11 +57,11 @@ impl Running {
         drain_lock::release(lock).await;
     }
 
-    /// No new connection begins; those that have begun are accepted.
-    async fn admit_no_more(&mut self) {
-        let own = self.held.drain(..).filter(|handed| !self.foreign.contains(&handed.name));
-        let closing = own.filter(|handed| {
-            let filtered = sockets::admit_no_more(&handed.socket);
+    /// Before these sockets are closed: no new connection begins there; those that have begun are accepted.
+    pub(super) async fn admit_no_more(&mut self, closing: impl Fn(&Held) -> bool) {
+        let own = self.held.extract_if(.., |held| closing(held));
+        let closing = own.filter(|held| !self.foreign.contains(&held.handed.name)).filter(|held| {
+            let filtered = sockets::admit_no_more(&held.handed.socket);
             let failed = filtered.as_ref().err();
             failed.inspect(|error| tracing::debug!(%error, "connections may begin up to the close")).is_none()
         });
@@ -73,16 +71,8 @@ impl Running {
         }
     }
 
-    /// Whether connections are left after this time.
-    async fn outlives(&self, limit: Duration) -> bool {
-        let end = Instant::now() + limit;
-        while self.loads.total() > 0 && Instant::now() < end {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        self.loads.total() > 0
-    }
-
     pub(super) fn stop(&mut self) {
+        self.leaving.abort_all();
         for worker in self.workers.drain(..) {
             worker.stop();
         }
@@ -98,4 +88,13 @@ impl Running {
             log.flush(Duration::from_secs(1));
         }
     }
+}
+
+/// Whether connections are left after this time.
+pub(super) async fn outlives(load: impl Fn() -> usize, limit: Duration) -> bool {
+    let end = Instant::now() + limit;
+    while load() > 0 && Instant::now() < end {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    load() > 0
 }
