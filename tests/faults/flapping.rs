@@ -21,7 +21,7 @@ fn a_registration_that_flaps_disturbs_nobody_and_what_is_known_of_the_others_sta
     let lasts = Duration::from_secs(if long() { 300 } else { 10 });
     let background = Background::start();
     let connect = background.block_on(zk::chroot("flapping"));
-    let session = background.block_on(zk::client(&connect));
+    let session = background.block_on(zk::lasting_client(&connect));
     let put = |path: &str, data: &str, create: &CreateOptions<'static>| {
         background.block_on(session.create(path, data.as_bytes(), create)).unwrap();
     };

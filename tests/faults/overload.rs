@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -143,6 +143,8 @@ struct Capacity {
     served: Arc<AtomicUsize>,
     /// The most that were inside at a time.
     peak: Arc<AtomicUsize>,
+    /// For how long slots were taken, in µs, over all of them.
+    taken_us: Arc<AtomicU64>,
 }
 
 impl Capacity {
@@ -151,11 +153,18 @@ impl Capacity {
         let address = listener.local_addr().unwrap();
         let free = Arc::new((Mutex::new(slots), Condvar::new()));
         let (served, peak, inside) = (Arc::default(), Arc::default(), Arc::<AtomicUsize>::default());
-        let this = Self { address, served: Arc::clone(&served), peak: Arc::clone(&peak) };
+        let taken_us = Arc::<AtomicU64>::default();
+        let this = Self {
+            address,
+            served: Arc::clone(&served),
+            peak: Arc::clone(&peak),
+            taken_us: Arc::clone(&taken_us),
+        };
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 let (free, served, peak, inside) =
                     (Arc::clone(&free), Arc::clone(&served), Arc::clone(&peak), Arc::clone(&inside));
+                let taken_us = Arc::clone(&taken_us);
                 std::thread::spawn(move || {
                     let mut reader = BufReader::new(stream);
                     let mut line = String::new();
@@ -170,7 +179,9 @@ impl Capacity {
                         let mut slots = free.1.wait_while(free.0.lock().unwrap(), |free| *free == 0).unwrap();
                         *slots -= 1;
                         drop(slots);
+                        let taken = Instant::now();
                         std::thread::sleep(service);
+                        taken_us.fetch_add(taken.elapsed().as_micros() as u64, Ordering::SeqCst);
                         *free.0.lock().unwrap() += 1;
                         free.1.notify_one();
                         inside.fetch_sub(1, Ordering::SeqCst);
@@ -194,14 +205,19 @@ impl Capacity {
 #[derive(Debug, Default)]
 struct Outcome {
     ok_per_second: f64,
+    /// Of the time of all slots, the share in which what was answered well was done. A machine that is busy makes each take longer,
+    /// and fewer of them: that is no waste of the server's time.
+    well_spent: f64,
     by_status: HashMap<u16, usize>,
     shed_took: Vec<Duration>,
 }
 
 /// Each of so many clients asks once in a `pace`, or when the answer before is there.
-fn offer(public: SocketAddr, clients: usize, pace: Duration, lasts: Duration) -> Outcome {
+fn offer(server: &Capacity, public: SocketAddr, clients: usize, pace: Duration, lasts: Duration) -> Outcome {
     let stop = Arc::new(AtomicBool::new(false));
     let begun = Instant::now();
+    let so_far = || (server.served.load(Ordering::SeqCst), server.taken_us.load(Ordering::SeqCst));
+    let before = so_far();
     let threads: Vec<_> = (0..clients)
         .map(|i| {
             let stop = Arc::clone(&stop);
@@ -232,7 +248,10 @@ fn offer(public: SocketAddr, clients: usize, pace: Duration, lasts: Duration) ->
     }
     outcome.shed_took.sort();
     let ok = outcome.by_status.get(&200).copied().unwrap_or_default();
-    outcome.ok_per_second = ok as f64 / begun.elapsed().as_secs_f64();
+    let (lasted, after) = (begun.elapsed().as_secs_f64(), so_far());
+    outcome.ok_per_second = ok as f64 / lasted;
+    let each = (after.1 - before.1) as f64 / 1e6 / (after.0 - before.0) as f64;
+    outcome.well_spent = ok as f64 * each / (SLOTS as f64 * lasted);
     outcome
 }
 
@@ -248,13 +267,13 @@ fn three_times(name: &str, keys: &str, warm_up: Duration) -> (Outcome, Outcome, 
     let public = gateway.listener("public");
     let lasts = Duration::from_secs(3);
     // As many clients as it has slots: none waits, none idles.
-    let peak = offer(public, SLOTS, SERVICE, lasts);
+    let peak = offer(&server, public, SLOTS, SERVICE, lasts);
     let pace = SERVICE * 2;
     let clients = SLOTS * 3 * 2;
     if !warm_up.is_zero() {
-        offer(public, clients, pace, warm_up);
+        offer(&server, public, clients, pace, warm_up);
     }
-    let over = offer(public, clients, pace, lasts);
+    let over = offer(&server, public, clients, pace, lasts);
     (peak, over, server, gateway)
 }
 
@@ -263,7 +282,7 @@ fn at_three_times_what_it_bears_a_limited_service_does_as_much_as_at_its_best() 
     let keys = "max_requests = 10\nqueue = { length = 10, timeout = \"500ms\" }";
     let (peak, over, server, gateway) = three_times("overload-3x", keys, Duration::ZERO);
     assert_eq!(peak.by_status.keys().collect::<Vec<_>>(), [&200], "{peak:?}");
-    assert!(over.ok_per_second >= 0.8 * peak.ok_per_second, "{over:?} after {peak:?}");
+    assert!(over.well_spent >= 0.8 * peak.well_spent, "{over:?} after {peak:?}");
     assert!(server.peak.load(Ordering::SeqCst) <= SLOTS, "{:?} at a time", server.peak);
     assert_eq!(over.by_status.keys().filter(|s| ![200, 503].contains(*s)).count(), 0, "{over:?}");
     let shed = gateway.metric("zoogate_shed_total{reason=\"queue_full\",service=\"orders\"}");
@@ -281,7 +300,7 @@ fn at_three_times_what_it_bears_a_limited_service_does_as_much_as_at_its_best() 
 fn an_adaptive_limit_finds_what_the_service_bears() {
     let keys = "adaptive = true\nmax_requests = 200\nqueue = { length = 10, timeout = \"500ms\" }";
     let (peak, over, server, gateway) = three_times("overload-adaptive", keys, Duration::from_secs(4));
-    assert!(over.ok_per_second >= 0.8 * peak.ok_per_second, "{over:?} after {peak:?}");
+    assert!(over.well_spent >= 0.8 * peak.well_spent, "{over:?} after {peak:?}");
     let limit = limits(&gateway)["limit"].as_u64().unwrap();
     let inside = server.peak.load(Ordering::SeqCst);
     eprintln!(

@@ -60,7 +60,7 @@ fn a_storm_of_reloads_loses_nothing_and_leaves_nothing_behind() {
     let rounds = if long() { 1000 } else { 150 };
     let background = Background::start();
     let connect = background.block_on(zk::chroot("storm"));
-    let session = background.block_on(zk::client(&connect));
+    let session = background.block_on(zk::lasting_client(&connect));
     background.block_on(session.create("/orders", b"", &OPEN)).unwrap();
     let instances = ["a", "b", "flaps"].map(Instance::start);
     for instance in &instances {

@@ -90,7 +90,7 @@ fn a_rolling_restart_costs_no_get_no_post_and_no_grpc_call() {
     let (rounds, mut random) = (if long() { 10 } else { 3 }, random());
     let background = Background::start();
     let connect = background.block_on(zk::chroot("restart"));
-    let session = background.block_on(zk::client(&connect));
+    let session = background.block_on(zk::lasting_client(&connect));
     let registrar = Registrar { background, session };
     for service in ["/orders", "/echo"] {
         registrar.background.block_on(registrar.session.create(service, b"", &OPEN)).unwrap();

@@ -76,6 +76,8 @@ pub struct Instance {
 struct Shared {
     dead: AtomicBool,
     seen: Mutex<Vec<Seen>>,
+    /// Questions of the gateway's own.
+    probes: AtomicUsize,
     open: Mutex<Vec<TcpStream>>,
     /// Connections that are being served.
     served: AtomicUsize,
@@ -129,6 +131,11 @@ impl Instance {
     /// The last request.
     pub fn last(&self) -> Seen {
         self.shared.seen.lock().unwrap().last().expect("a request has come").clone()
+    }
+
+    /// How often the gateway has asked whether it is there.
+    pub fn probes(&self) -> usize {
+        self.shared.probes.load(Ordering::SeqCst)
     }
 
     pub fn count(&self) -> usize {
@@ -233,7 +240,9 @@ fn serve(
         record.write_all(request.line().as_bytes()).ok()?;
     }
     // A question of the gateway's own, which may come whenever an instance takes long, is no request.
-    if !seen.line.starts_with("OPTIONS * ") {
+    if seen.line.starts_with("OPTIONS * ") {
+        shared.probes.fetch_add(1, Ordering::SeqCst);
+    } else {
         shared.seen.lock().unwrap().push(seen.clone());
     }
     std::thread::sleep(*shared.delay.lock().unwrap());

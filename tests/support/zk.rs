@@ -95,11 +95,19 @@ pub async fn chroot(name: &str) -> String {
 
 /// A client of the tests' own.
 pub async fn client(connect: &str) -> Client {
+    session_of(connect, Duration::from_secs(10), Duration::from_secs(3)).await
+}
+
+/// One that outlives moments in which the machine does something else for long: whose registrations are to stay for as long as the
+/// test lasts.
+pub async fn lasting_client(connect: &str) -> Client {
+    session_of(connect, Duration::from_secs(60), Duration::from_secs(30)).await
+}
+
+async fn session_of(connect: &str, session: Duration, silence: Duration) -> Client {
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
-        let connector = Client::connector()
-            .with_session_timeout(Duration::from_secs(10))
-            .with_connection_timeout(Duration::from_secs(3));
+        let connector = Client::connector().with_session_timeout(session).with_connection_timeout(silence);
         match connector.connect(connect).await {
             Ok(client) => return client,
             Err(error) if Instant::now() > deadline => panic!("no connection to {connect}: {error}"),
