@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::conn::{ConnState, Reading};
 use super::frames::{FrameWatch, POISON};
 use super::socket::Socket;
-use crate::transport::Turn;
+use super::turn::Turn;
 
 /// Writes up to this size are gathered: copying them is cheaper than a vectored write.
 const GATHER: usize = 2048;

@@ -44,6 +44,7 @@ mod stack;
 mod streams;
 mod tcp;
 mod tunnel;
+mod turn;
 mod upgrade;
 mod websocket;
 

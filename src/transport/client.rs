@@ -117,7 +117,7 @@ impl<B> Transport<B> {
             let started = Instant::now();
             // Boxed: the common case finds a connection and should not carry this about.
             let stream = Box::pin(dial(target, &self.inner.resolver)).await?;
-            let conn = Conn { stream, born: started, reused: false, warm: true };
+            let conn = Conn::new(stream, started, &self.inner.common);
             (Kind::H1(conn, pool), Some(started.elapsed()))
         };
         Ok(Connection { kind, dialled, body: PhantomData })

@@ -17,6 +17,7 @@ mod connect;
 mod error;
 pub(crate) mod h1;
 mod h2;
+mod outbox;
 mod outgoing;
 mod pool;
 mod resolve;
@@ -24,16 +25,15 @@ mod sends;
 mod target;
 #[cfg(test)]
 mod tests;
-mod turn;
 mod upgraded;
 
 pub use body::UpstreamBody;
 pub(crate) use buffers::Buffers;
 pub use client::{Connection, Transport, TransportOptions};
 pub use error::{BoxError, ConnectError, ProtocolError, Reset, SendError, UpstreamBodyError, is_shortage};
+pub(crate) use outbox::{Outbox, Outlet};
 pub use outgoing::{Outgoing, RequestBody};
 pub(crate) use pool::Common;
 pub(crate) use sends::{Sender, send};
 pub use target::Target;
-pub(crate) use turn::Turn;
 pub use upgraded::Upgraded;

@@ -1,15 +1,13 @@
 //! HTTP/1 toward clients: a server of our own, because a gateway has to be stricter than a server, and pays for
 //! every byte that is looked at twice.
 //!
-//! `head` and `encode` know bytes and nothing else. `wire` is the socket with its buffers, `output` what is on its
-//! way to the client, `body` a request's body, read as it is polled, and here is the order of things: a head, its
+//! `head` and `encode` know bytes and nothing else. `wire` is the socket with its buffers, `body` a request's body, read as it is polled, and here is the order of things: a head, its
 //! request, the answer, and the next. Nothing of the next request is looked at before the answer is out, so that a
 //! refusal comes in its turn, and what follows an Upgrade is HTTP or not as the answer says.
 
 mod body;
 mod encode;
 mod head;
-mod output;
 mod wire;
 
 use std::future::{Future, poll_fn};

@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 use std::fmt;
-use std::io;
+use std::io::{self, IoSlice};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
@@ -15,9 +15,8 @@ use super::super::conn::{ConnState, Reading};
 use super::super::error::Fault;
 use super::super::socket::Socket;
 use super::head::{Head, HeadLimits, HeadReader};
-use super::output::Output;
 use crate::transport::h1::{Decoder, Framing, HeadLimits as BodyLimits, Step};
-use crate::transport::{Common, Sender};
+use crate::transport::{Common, Outbox, Outlet, Sender};
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// Trailers of a request, in bytes.
@@ -56,7 +55,7 @@ struct Inner {
     expects: bool,
     /// Who waits for more of the body.
     reader: Option<Waker>,
-    out: Output,
+    out: Outbox,
     /// Nothing follows what is being sent.
     last: bool,
 }
@@ -77,7 +76,7 @@ impl Wire {
             body: Decoder::new(Framing::None, BodyLimits::NONE),
             expects: false,
             reader: None,
-            out: Output::default(),
+            out: Outbox::default(),
             last: false,
         };
         Rc::new(Self {
@@ -137,13 +136,29 @@ impl Wire {
 
     /// Room in the output; what is blocked there is written on.
     fn poll_room(&self, inner: &mut Inner, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Inner { out, socket, .. } = inner;
-        match out.poll_blocked(cx, socket, &self.state, &self.common) {
-            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-            _ if out.has_room() => return Poll::Ready(Ok(())),
-            _ => {}
+        match self.poll_blocked(inner, cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            _ if inner.out.has_room() => Poll::Ready(Ok(())),
+            _ => self.flush(inner, cx),
         }
-        out.poll_flush(cx, socket, false, &self.state, &self.common)
+    }
+
+    /// Writes on where the client had no room.
+    fn poll_blocked(&self, inner: &mut Inner, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Inner { out, socket, .. } = inner;
+        let mut client = ToClient { socket, last: false, state: &self.state };
+        let polled = out.poll_blocked(cx, &mut client, &self.common.buffers);
+        self.state.waits_to_send(!out.is_empty());
+        polled
+    }
+
+    fn flush(&self, inner: &mut Inner, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let last = inner.may_send_last(&self.state);
+        let Inner { out, socket, .. } = inner;
+        let mut client = ToClient { socket, last, state: &self.state };
+        let polled = out.poll_flush(cx, &mut client, &self.common.buffers, true);
+        self.state.waits_to_send(!out.is_empty());
+        polled
     }
 
     fn begin(&self, inner: &mut Inner, head: &Head) {
@@ -167,8 +182,7 @@ impl Wire {
     /// has left.
     pub(super) fn poll_left(&self, cx: &mut Context<'_>) -> Poll<()> {
         let inner = &mut *self.inner.borrow_mut();
-        let Inner { out, socket, .. } = inner;
-        if let Poll::Ready(Err(_)) = out.poll_blocked(cx, socket, &self.state, &self.common) {
+        if let Poll::Ready(Err(_)) = self.poll_blocked(inner, cx) {
             return Poll::Ready(());
         }
         if self.state.body_is_late()
@@ -201,12 +215,12 @@ impl Wire {
 
     /// Writes into the output.
     pub(super) fn write<T>(&self, write: impl FnOnce(&mut BytesMut) -> T) -> T {
-        write(self.inner.borrow_mut().out.buffer(&self.common))
+        write(self.inner.borrow_mut().out.buffer(&self.common.buffers))
     }
 
     /// Queues data, then `tail`.
     pub(super) fn put(&self, data: Bytes, tail: &'static [u8]) {
-        self.inner.borrow_mut().out.put(data, tail, &self.common);
+        self.inner.borrow_mut().out.put(data, tail, &self.common.buffers);
     }
 
     /// Whether more may be queued before what there is has been sent.
@@ -226,7 +240,8 @@ impl Wire {
 
     /// Has what is queued sent with the worker's next sends.
     pub(super) fn send(self: &Rc<Self>) {
-        if self.inner.borrow_mut().out.enlist(&self.state) {
+        if self.inner.borrow_mut().out.enlist() {
+            self.state.waits_to_send(true);
             self.common.sends.put(Rc::clone(self) as Rc<dyn Sender>);
         }
     }
@@ -238,10 +253,7 @@ impl Wire {
 
     /// Waits until everything is sent.
     pub(super) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let inner = &mut *self.inner.borrow_mut();
-        let last = inner.may_send_last(&self.state);
-        let Inner { out, socket, .. } = inner;
-        out.poll_flush(cx, socket, last, &self.state, &self.common)
+        self.flush(&mut self.inner.borrow_mut(), cx)
     }
 
     /// Drops what is left of the request, as far as it is here already. True where that is all of it.
@@ -310,7 +322,7 @@ impl Wire {
             return Poll::Ready(Some(Err("the connection has gone on without this body".into())));
         }
         if std::mem::take(&mut inner.expects) {
-            inner.out.buffer(&self.common).extend_from_slice(CONTINUE);
+            inner.out.buffer(&self.common.buffers).extend_from_slice(CONTINUE);
             drop(inner);
             self.send();
             inner = self.inner.borrow_mut();
@@ -421,7 +433,49 @@ impl Sender for Wire {
         let inner = &mut *self.inner.borrow_mut();
         let last = inner.may_send_last(&self.state);
         let Inner { out, socket, .. } = inner;
-        out.send_listed(socket, last, &self.state, &self.common);
+        let mut client = ToClient { socket, last, state: &self.state };
+        let wake = out.send_listed(&mut client, &self.common.buffers);
+        self.state.waits_to_send(!out.is_empty());
+        if wake {
+            self.state.wake();
+        }
+    }
+}
+
+/// A client's socket, as what is sent goes into it: every byte is reported to the connection's deadlines.
+struct ToClient<'a> {
+    socket: &'a mut Socket,
+    /// The close follows at once.
+    last: bool,
+    state: &'a ConnState,
+}
+
+impl ToClient<'_> {
+    fn took(&self, len: usize) {
+        self.state.sent(len);
+        self.state.judge_download();
+    }
+}
+
+impl Outlet for ToClient<'_> {
+    fn send(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        let sent = self.socket.send(pieces, self.last);
+        match &sent {
+            Ok(len) => self.took(*len),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.state.wants_room(),
+            Err(_) => {}
+        }
+        sent
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, pieces: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let written = self.socket.poll_write_pieces(cx, pieces);
+        match &written {
+            Poll::Ready(Ok(len)) => self.took(*len),
+            Poll::Pending => self.state.wants_room(),
+            Poll::Ready(Err(_)) => {}
+        }
+        written
     }
 }
 

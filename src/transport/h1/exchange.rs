@@ -37,9 +37,11 @@ pub(crate) async fn send<B: RequestBody>(
         return Err(SendError::Unsent { refused: false });
     }
     let framing = outbound(outgoing);
-    let mut io = Io::new(conn, pool);
+    let io = Io::new(conn, pool);
     let request = &outgoing.request;
-    encode::request_head(request.method(), request.uri(), request.headers(), framing, io.out());
+    io.write(|out| {
+        encode::request_head(request.method(), request.uri(), request.headers(), framing, out);
+    });
     let asked = asked(request);
     let (body, taken) = outgoing.take_body();
     let mut exchange = Exchange {
@@ -119,10 +121,10 @@ struct Exchange<B> {
 impl<B: RequestBody> Exchange<B> {
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, Failure>> {
         if matches!(self.uploading, Uploading::Yes) {
-            match self.upload.poll_drive(&mut self.io, cx) {
+            match self.upload.poll_drive(&self.io, cx) {
                 Poll::Ready(Ok(())) => self.uploading = Uploading::Done,
                 Poll::Ready(Err(UploadError::Body(error))) => return Poll::Ready(Err(Failure::Body(error))),
-                Poll::Ready(Err(UploadError::Io(_))) if !self.io.written => {
+                Poll::Ready(Err(UploadError::Io(_))) if !self.io.written() => {
                     return Poll::Ready(Err(Failure::Unsent));
                 }
                 Poll::Ready(Err(UploadError::Io(error))) => {
@@ -130,7 +132,10 @@ impl<B: RequestBody> Exchange<B> {
                     self.uploading = Uploading::Failed(Some(error));
                 }
                 // What can be read before we wrote anything is no answer to us.
-                Poll::Pending if !self.io.written => return Poll::Pending,
+                Poll::Pending if !self.io.written() => {
+                    self.io.await_answer(cx);
+                    return Poll::Pending;
+                }
                 Poll::Pending => {}
             }
         }
@@ -172,7 +177,9 @@ impl<B: RequestBody> Exchange<B> {
             if !uploaded {
                 return Err(ProtocolError::Upgrade);
             }
-            let (stream, early) = self.io.into_stream();
+            let Some((stream, early)) = self.io.into_stream() else {
+                return Err(ProtocolError::Upgrade);
+            };
             UpstreamBody::upgraded(Upgraded::new(stream, early))
         } else {
             let mut decoder = Decoder::new(answer.framing, self.io.common().head_limits());

@@ -1,31 +1,32 @@
 //! A socket with what is on its way in and out of it.
 
+use std::cell::RefCell;
+use std::fmt;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
+use rustix::net::SendFlags;
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 
-use crate::transport::Turn;
 use crate::transport::buffers::BUFFER;
+use crate::transport::outbox::{Outbox, Outlet};
 use crate::transport::pool::{Common, TargetPool};
-
-/// Data up to this size is copied behind what is already to be written, into one send.
-const GATHER: usize = 16 * 1024;
+use crate::transport::sends::{Sender, send};
 
 /// A read is not worth its cost with less room than this.
 const MIN_ROOM: usize = 8 * 1024;
 
-/// A connection between exchanges: nothing is on its way.
+/// A connection between exchanges: nothing is on its way. Dropping it closes it.
 #[derive(Debug)]
 pub(crate) struct Conn {
-    pub(crate) stream: TcpStream,
+    line: Rc<Line>,
     pub(crate) born: Instant,
     /// It has served a request before.
     pub(crate) reused: bool,
@@ -34,19 +35,78 @@ pub(crate) struct Conn {
     pub(crate) warm: bool,
 }
 
+/// What the worker's sends need of a connection.
+struct Line {
+    common: Rc<Common>,
+    inner: RefCell<Inner>,
+}
+
+struct Inner {
+    stream: TcpStream,
+    out: Outbox,
+    /// At least one byte of the request has gone out.
+    written: bool,
+    /// Whose request it is.
+    waker: Option<Waker>,
+}
+
 impl Conn {
+    pub(crate) fn new(stream: TcpStream, born: Instant, common: &Rc<Common>) -> Self {
+        let inner = Inner { stream, out: Outbox::default(), written: false, waker: None };
+        let line = Rc::new(Line { common: Rc::clone(common), inner: RefCell::new(inner) });
+        Self { line, born, reused: false, warm: true }
+    }
+
     /// Whether nothing arrived while it was idle: neither bytes, which would be an answer to
     /// nothing, nor the end. Costs no system call unless the socket became readable.
     pub(crate) fn is_quiet(&self) -> bool {
-        let unread = self.stream.try_read(&mut [0]);
+        let unread = self.line.inner.borrow().stream.try_read(&mut [0]);
         matches!(unread, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Like [`Conn::is_quiet`], but asks the kernel, which may know more than the last look at all
     /// sockets did. Costs a system call.
     pub(crate) fn is_quiet_now(&self) -> bool {
-        let unread = SockRef::from(&self.stream).peek(&mut [MaybeUninit::uninit()]);
+        let unread = SockRef::from(&self.line.inner.borrow().stream).peek(&mut [MaybeUninit::uninit()]);
         matches!(unread, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+}
+
+impl Drop for Conn {
+    /// What stands on the list of sends does not go out any more.
+    fn drop(&mut self) {
+        let inner = &mut *self.line.inner.borrow_mut();
+        inner.out.clear(&self.line.common.buffers);
+        inner.waker = None;
+    }
+}
+
+/// The stream, and whether anything of a request went into it.
+struct Stream<'a>(&'a mut TcpStream, &'a mut bool);
+
+impl Outlet for Stream<'_> {
+    fn send(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        let sent = send(&*self.0, pieces, SendFlags::empty());
+        *self.1 |= sent.is_ok();
+        sent
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, pieces: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let sent = Pin::new(&mut *self.0).poll_write_vectored(cx, pieces);
+        *self.1 |= matches!(sent, Poll::Ready(Ok(_)));
+        sent
+    }
+}
+
+impl Sender for Line {
+    fn send_now(&self) {
+        let inner = &mut *self.inner.borrow_mut();
+        let mut stream = Stream(&mut inner.stream, &mut inner.written);
+        if inner.out.send_listed(&mut stream, &self.common.buffers)
+            && let Some(waker) = &inner.waker
+        {
+            waker.wake_by_ref();
+        }
     }
 }
 
@@ -57,28 +117,11 @@ pub(crate) struct Io {
     pool: Rc<TargetPool>,
     /// Bytes read and not yet decoded.
     pub(crate) input: BytesMut,
-    out: BytesMut,
-    /// A large piece of data that goes out after `out` without being copied, and what ends it.
-    chunk: Bytes,
-    tail: &'static [u8],
-    /// At least one byte has gone out.
-    pub(crate) written: bool,
-    turn: Turn,
 }
 
 impl Io {
     pub(crate) fn new(conn: Conn, pool: Rc<TargetPool>) -> Self {
-        let out = pool.common().buffers.take();
-        Self {
-            conn,
-            pool,
-            input: BytesMut::new(),
-            out,
-            chunk: Bytes::new(),
-            tail: b"",
-            written: false,
-            turn: Turn::default(),
-        }
+        Self { conn, pool, input: BytesMut::new() }
     }
 
     pub(crate) fn common(&self) -> &Common {
@@ -89,86 +132,73 @@ impl Io {
         self.conn.reused
     }
 
-    /// Where heads and framing are written to.
-    pub(crate) fn out(&mut self) -> &mut BytesMut {
-        if self.out.capacity() == 0 {
-            self.out = self.pool.common().buffers.take();
-        }
-        &mut self.out
+    /// Whether at least one byte has gone out.
+    pub(crate) fn written(&self) -> bool {
+        self.conn.line.inner.borrow().written
+    }
+
+    /// Writes heads and framing.
+    pub(crate) fn write(&self, write: impl FnOnce(&mut BytesMut)) {
+        write(self.conn.line.inner.borrow_mut().out.buffer(&self.common().buffers));
     }
 
     /// Queues data, then `tail`.
-    pub(crate) fn put(&mut self, data: Bytes, tail: &'static [u8]) {
-        if data.len() <= GATHER {
-            let out = self.out();
-            out.extend_from_slice(&data);
-            out.extend_from_slice(tail);
-        } else {
-            (self.chunk, self.tail) = (data, tail);
-        }
+    pub(crate) fn put(&self, data: Bytes, tail: &'static [u8]) {
+        self.conn.line.inner.borrow_mut().out.put(data, tail, &self.common().buffers);
     }
 
     /// Whether more may be queued before a flush.
     pub(crate) fn has_room(&self) -> bool {
-        self.chunk.is_empty() && self.tail.is_empty() && self.out.len() < GATHER
+        self.conn.line.inner.borrow().out.has_room()
     }
 
-    /// Writes everything that is queued; the request's head in its [`Turn`].
-    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.written {
-            ready!(self.turn.poll(cx));
-        }
-        loop {
-            let stream = Pin::new(&mut self.conn.stream);
-            let polled = if self.chunk.is_empty() && self.tail.is_empty() {
-                if self.out.is_empty() {
-                    self.pool.common().buffers.give(std::mem::take(&mut self.out));
-                    return Poll::Ready(Ok(()));
-                }
-                stream.poll_write(cx, &self.out)
-            } else {
-                let pieces = [IoSlice::new(&self.out), IoSlice::new(&self.chunk), IoSlice::new(self.tail)];
-                stream.poll_write_vectored(cx, &pieces)
-            };
-            match polled {
-                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Poll::Ready(Ok(len)) => self.sent(len),
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => return Poll::Pending,
+    /// Writes everything that is queued; the request's beginning with the worker's next sends. With `wait` the task
+    /// is woken when that is done.
+    pub(crate) fn poll_flush(&self, cx: &mut Context<'_>, wait: bool) -> Poll<io::Result<()>> {
+        let inner = &mut *self.conn.line.inner.borrow_mut();
+        if !inner.written {
+            match &mut inner.waker {
+                Some(waker) => waker.clone_from(cx.waker()),
+                waker => *waker = Some(cx.waker().clone()),
+            }
+            if inner.out.enlist() {
+                self.common().sends.put(Rc::clone(&self.conn.line) as Rc<dyn Sender>);
             }
         }
+        let mut stream = Stream(&mut inner.stream, &mut inner.written);
+        inner.out.poll_flush(cx, &mut stream, &self.common().buffers, wait)
     }
 
-    fn sent(&mut self, len: usize) {
-        self.written = true;
-        let from_out = len.min(self.out.len());
-        self.out.advance(from_out);
-        let from_chunk = (len - from_out).min(self.chunk.len());
-        self.chunk.advance(from_chunk);
-        self.tail = &self.tail[len - from_out - from_chunk..];
+    /// The request's beginning waits to be sent: makes sure that the task is woken for what comes back.
+    pub(crate) fn await_answer(&self, cx: &mut Context<'_>) {
+        let inner = &mut *self.conn.line.inner.borrow_mut();
+        if inner.stream.poll_read_ready(cx).is_ready() {
+            // What is there already is looked at when the request is out.
+            inner.out.await_sent();
+        }
     }
 
     /// Forgets what is queued.
-    pub(crate) fn discard_output(&mut self) {
-        self.pool.common().buffers.give(std::mem::take(&mut self.out));
-        (self.chunk, self.tail) = (Bytes::new(), b"");
+    pub(crate) fn discard_output(&self) {
+        self.conn.line.inner.borrow_mut().out.clear(&self.common().buffers);
     }
 
     /// Reads what there is behind `input`. `Ok(0)` is the end.
     pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let inner = &mut *self.conn.line.inner.borrow_mut();
         // Who has to wait borrows no buffer for it.
-        ready!(self.conn.stream.poll_read_ready(cx))?;
+        ready!(inner.stream.poll_read_ready(cx))?;
+        let spare = &self.pool.common().buffers;
         if self.input.is_empty() {
             // Also where some room is left: a fresh buffer takes more in one read.
-            self.release_input();
-            self.input = self.pool.common().buffers.take();
+            spare.give(std::mem::replace(&mut self.input, BytesMut::new()));
+            self.input = spare.take();
         } else if self.input.capacity() - self.input.len() < MIN_ROOM {
             self.input.reserve(BUFFER);
         }
-        let read = self.conn.stream.read_buf(&mut self.input);
-        let polled = std::pin::pin!(read).poll(cx);
+        let polled = std::pin::pin!(inner.stream.read_buf(&mut self.input)).poll(cx);
         if self.input.is_empty() {
-            self.release_input();
+            spare.give(std::mem::take(&mut self.input));
         }
         polled
     }
@@ -183,18 +213,30 @@ impl Io {
     /// Ends the exchange. With `reusable`, and if nothing came behind the answer, the connection
     /// goes back to the pool; otherwise it is closed.
     pub(crate) fn finish(mut self, reusable: bool) {
-        let clean = reusable && self.input.is_empty() && self.has_room() && self.out.is_empty();
+        let clean = {
+            let inner = &mut *self.conn.line.inner.borrow_mut();
+            inner.waker = None;
+            inner.written = false;
+            reusable && self.input.is_empty() && inner.out.is_empty()
+        };
         self.pool.common().buffers.give(std::mem::take(&mut self.input));
-        self.pool.common().buffers.give(std::mem::take(&mut self.out));
         if clean {
             self.conn.reused = true;
             self.pool.put(self.conn);
         }
     }
 
-    /// The socket itself, and what was read from it.
-    pub(crate) fn into_stream(self) -> (TcpStream, Bytes) {
+    /// The socket itself, and what was read from it: `None` while something is still to be sent.
+    pub(crate) fn into_stream(self) -> Option<(TcpStream, Bytes)> {
         let early = Bytes::copy_from_slice(&self.input);
-        (self.conn.stream, early)
+        let line = Rc::clone(&self.conn.line);
+        drop(self);
+        Some((Rc::into_inner(line)?.inner.into_inner().stream, early))
+    }
+}
+
+impl fmt::Debug for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Line").field("stream", &self.inner.borrow().stream).finish_non_exhaustive()
     }
 }

@@ -25,7 +25,7 @@ pub(super) enum UploadError {
 /// An upload that goes on while the answer is read, whatever its body's type.
 pub(super) trait Drive {
     /// Writes what the body gives and the socket takes. Ready when all of it is written.
-    fn poll_drive(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<Result<(), UploadError>>;
+    fn poll_drive(&mut self, io: &Io, cx: &mut Context<'_>) -> Poll<Result<(), UploadError>>;
 }
 
 /// A request's body, and how far it got.
@@ -56,8 +56,8 @@ impl<B: RequestBody> Upload<B> {
     /// Queues frames until the body has none, or the queue is full, or the first write is due.
     ///
     /// True where the body may give more at once.
-    fn fill(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Result<bool, BoxError> {
-        while !self.ended && io.has_room() && (io.written || self.first.is_none()) {
+    fn fill(&mut self, io: &Io, cx: &mut Context<'_>) -> Result<bool, BoxError> {
+        while !self.ended && io.has_room() && (io.written() || self.first.is_none()) {
             let frame = match self.held.pop_front() {
                 Some(frame) => frame,
                 None if self.body.is_end_stream() => {
@@ -77,7 +77,7 @@ impl<B: RequestBody> Upload<B> {
             match frame.into_data() {
                 Ok(data) => self.data(data, io)?,
                 Err(frame) => match frame.into_trailers() {
-                    Ok(trailers) if io.written => self.finish(io, Some(&trailers))?,
+                    Ok(trailers) if io.written() => self.finish(io, Some(&trailers))?,
                     Ok(trailers) => {
                         self.held.push_front(Frame::trailers(trailers));
                         break;
@@ -89,11 +89,11 @@ impl<B: RequestBody> Upload<B> {
         Ok(true)
     }
 
-    fn data(&mut self, data: Bytes, io: &mut Io) -> Result<(), BoxError> {
+    fn data(&mut self, data: Bytes, io: &Io) -> Result<(), BoxError> {
         if data.is_empty() {
             return Ok(());
         }
-        if !io.written {
+        if !io.written() {
             self.first = Some(data.clone());
         }
         match &mut self.framing {
@@ -106,7 +106,7 @@ impl<B: RequestBody> Upload<B> {
                 io.put(data, b"");
             }
             Outbound::Chunked => {
-                encode::chunk_size(data.len(), io.out());
+                io.write(|out| encode::chunk_size(data.len(), out));
                 io.put(data, b"\r\n");
                 if self.held.is_empty() && self.body.is_end_stream() && io.has_room() {
                     self.finish(io, None)?;
@@ -117,12 +117,12 @@ impl<B: RequestBody> Upload<B> {
         Ok(())
     }
 
-    fn finish(&mut self, io: &mut Io, trailers: Option<&HeaderMap>) -> Result<(), BoxError> {
+    fn finish(&mut self, io: &Io, trailers: Option<&HeaderMap>) -> Result<(), BoxError> {
         match self.framing {
             Outbound::Length(left) if left > 0 => {
                 return Err("the body is shorter than its content-length".into());
             }
-            Outbound::Chunked => encode::last_chunk(trailers, io.out()),
+            Outbound::Chunked => io.write(|out| encode::last_chunk(trailers, out)),
             _ => {}
         }
         self.ended = true;
@@ -131,10 +131,12 @@ impl<B: RequestBody> Upload<B> {
 }
 
 impl<B: RequestBody> Drive for Upload<B> {
-    fn poll_drive(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<Result<(), UploadError>> {
+    fn poll_drive(&mut self, io: &Io, cx: &mut Context<'_>) -> Poll<Result<(), UploadError>> {
         loop {
             let more = self.fill(io, cx).map_err(UploadError::Body)?;
-            ready!(io.poll_flush(cx)).map_err(UploadError::Io)?;
+            // Woken for what it has to give at once; its body wakes it for the rest.
+            let wait = more && !self.ended;
+            ready!(io.poll_flush(cx, wait)).map_err(UploadError::Io)?;
             self.first = None;
             if self.ended {
                 return Poll::Ready(Ok(()));

@@ -2,20 +2,16 @@
 
 use std::task::{Context, Poll};
 
-/// Lets every other task that is ready go first, once for each message that is to be sent.
-///
-/// A worker that reads, thinks and sends for one connection after the other wakes whoever it sends to each time:
-/// that side has been done with the last message for a while. When all the reading and thinking comes first and
-/// the sends follow each other, the other side is still busy with one when the next arrives, and to wake it is
-/// the dearest part of a send.
+/// Lets every other task that is ready go first, once for each message that is to be sent: for h2, which writes by
+/// itself. What that is good for is told by the transport's list of sends, which costs no second poll.
 #[derive(Debug, Default)]
-pub(crate) struct Turn {
+pub(super) struct Turn {
     waited: bool,
 }
 
 impl Turn {
     /// Pending once, with the task woken already; then ready until [`Turn::end`].
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if std::mem::replace(&mut self.waited, true) {
             return Poll::Ready(());
         }
@@ -24,7 +20,7 @@ impl Turn {
     }
 
     /// The message has been handed over: the next one waits again.
-    pub(crate) fn end(&mut self) {
+    pub(super) fn end(&mut self) {
         self.waited = false;
     }
 }
