@@ -9,7 +9,7 @@ use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
 use super::body::{Body, BoxError};
-use super::call::Call;
+use super::call::{Call, Stamp};
 use super::error::ProxyError;
 use super::grpc;
 use super::streams::{Leave, StreamGuard};
@@ -25,22 +25,25 @@ pub(super) struct Answer {
     /// HTTP/2 polls a body only when the client's window has room: after data, until the next poll, the
     /// client is who holds things up.
     held: bool,
+    /// What its head gets beside its fields.
+    stamp: Option<Stamp>,
     /// Since it had to be waited for.
     stream: Option<StreamGuard>,
 }
 
 impl Answer {
     pub(super) fn new(body: Body, mut call: Box<Call>) -> Self {
+        let stamp = call.stamp.take();
         if body.is_end_stream() {
             call.ends(Outcome::Ok);
-            return Self { body, call: None, held: false, stream: None };
+            return Self { body, call: None, held: false, stamp, stream: None };
         }
-        Self { body, call: Some(call), held: false, stream: None }
+        Self { body, call: Some(call), held: false, stamp, stream: None }
     }
 
     /// Without a request to count: a tunnel has taken it over.
     pub(super) fn uncounted() -> Self {
-        Self { body: Body::empty(), call: None, held: false, stream: None }
+        Self { body: Body::empty(), call: None, held: false, stamp: None, stream: None }
     }
 
     fn hold(&mut self, held: bool) {
@@ -48,6 +51,11 @@ impl Answer {
             call.client.state.answer_held(held);
             self.held = held;
         }
+    }
+
+    /// What its head gets beside its fields.
+    pub(super) fn take_stamp(&mut self) -> Option<Stamp> {
+        self.stamp.take()
     }
 
     /// Whether it is to be broken off at the next poll.

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::HeaderValue;
+use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, Method, StatusCode, Version};
 
 use super::access_log::{Value, name};
@@ -20,6 +20,9 @@ use crate::model::ServiceName;
 use crate::table::Lease;
 use crate::telemetry::Outcome;
 use crate::transport::Upgraded;
+
+/// Fields of ours for an answer.
+pub(super) type Stamp = [(HeaderName, HeaderValue); 2];
 
 /// Counted for a request whose client left before there was an answer.
 const CLIENT_GONE: u16 = 499;
@@ -60,6 +63,8 @@ pub(super) struct Call {
     pub(super) tunnel: Option<Upgraded>,
     /// That tunnel is a WebSocket.
     pub(super) websocket: bool,
+    /// Fields that the answer's head gets as it is written.
+    pub(super) stamp: Option<Stamp>,
     /// By what it was placed, where its service's streams follow their keys.
     pub(super) placed_by: Option<PlacedBy>,
     ended: bool,
@@ -102,6 +107,7 @@ impl Call {
             sent: 0,
             tunnel: None,
             websocket: false,
+            stamp: None,
             placed_by: None,
             ended: false,
             client: Rc::clone(client),

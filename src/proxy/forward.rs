@@ -79,8 +79,9 @@ pub(super) async fn forward(
         request_id: &call.request_id,
         upgrade: upgrade.clone(),
     };
-    headers::forwarded(request.headers_mut(), hop)?;
+    let added = headers::forwarded(request.headers_mut(), hop)?;
     *request.version_mut() = if routed.protocol == Protocol::H2 { Version::HTTP_2 } else { Version::HTTP_11 };
+    outgoing.set_added(added);
 
     let answer = {
         let attempts = pin!(attempts(call, outgoing, &mut routed));
@@ -217,7 +218,14 @@ fn deliver(
         return upgrade::switch(call, parts, body, upgrade);
     }
     let context = &call.client.context;
-    headers::answered(&mut parts.headers, &context.via, parts.version, &call.request_id);
+    headers::answered(&mut parts.headers);
+    let stamp = headers::stamp(&context.via, parts.version, &call.request_id);
+    if call.client.http2 || context.chain.is_some() {
+        parts.headers.extend(stamp);
+    } else {
+        // It is written behind them: what everybody gets needs no place in the map.
+        call.stamp = Some(stamp);
+    }
     parts.version = Version::HTTP_11;
     parts.extensions = http::Extensions::new();
     Ok(Response::from_parts(parts, Body::upstream(body)))

@@ -17,12 +17,13 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// So many headers are added to a request.
-pub(super) const ADDED: usize = 6;
+const ADDED: usize = 5;
 /// A request id from outside that is longer is replaced.
 const MAX_REQUEST_ID: usize = 128;
 /// Digits of a request id of ours, and how many ids share a block. A block lives as long as one of them.
 const ID: usize = 32;
 const IDS: usize = 64;
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
 /// Who this gateway is on the `via` line: its token tells it from other gateways of the same make.
 #[derive(Debug, Clone)]
@@ -138,10 +139,8 @@ impl IdBlock {
             self.0 = BytesMut::zeroed(ID * IDS);
         }
         let mut text = self.0.split_to(ID);
-        let mut bits = rng.u128(..);
-        for digit in text.iter_mut().rev() {
-            *digit = b"0123456789abcdef"[(bits & 15) as usize];
-            bits >>= 4;
+        for (pair, byte) in text.chunks_exact_mut(2).zip(rng.u128(..).to_be_bytes()) {
+            pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
         }
         HeaderValue::from_maybe_shared(text.freeze()).expect("hex digits")
     }
@@ -186,20 +185,33 @@ pub(super) struct Hop<'a> {
     pub(super) upgrade: Option<HeaderValue>,
 }
 
-/// Turns a client's headers into the ones that an instance gets.
-pub(super) fn forwarded(headers: &mut HeaderMap, hop: Hop<'_>) -> Result<(), ProxyError> {
+/// Fields that go out behind those of a map.
+pub(super) type Added = Vec<(HeaderName, HeaderValue)>;
+
+/// Turns a client's headers into the ones that an instance gets. Those of ours that replace none are returned: they
+/// go out behind the others, without a place in the map.
+pub(super) fn forwarded(headers: &mut HeaderMap, hop: Hop<'_>) -> Result<Added, ProxyError> {
     let trusted = hop.peer.trusted;
     // One look over the names spares a look-up for each that is not there.
-    let (mut found, mut expect, mut via) = (Found::default(), false, false);
-    for name in headers.keys() {
-        if is_hop_by_hop(name) || *name == header::TE {
+    let (mut found, mut expect, mut via, mut id, mut host) = (Found::default(), false, false, false, 0);
+    let (mut hops, mut proto, mut named) = (false, false, false);
+    for (name, value) in headers.iter() {
+        if *name == header::HOST {
+            host += if value == hop.authority { 1 } else { 2 };
+        } else if is_hop_by_hop(name) || *name == header::TE {
             found.hop = true;
         } else if *name == header::EXPECT {
             expect = true;
         } else if *name == header::VIA {
             via = true;
+        } else if *name == X_REQUEST_ID {
+            id = true;
         } else if *name == header::FORWARDED || is_ours_only(name.as_str(), trusted) {
             found.drop.push(name.clone());
+        } else if trusted {
+            hops |= *name == X_FORWARDED_FOR;
+            proto |= *name == X_FORWARDED_PROTO;
+            named |= *name == X_FORWARDED_HOST;
         }
     }
     if found.hop {
@@ -221,24 +233,34 @@ pub(super) fn forwarded(headers: &mut HeaderMap, hop: Hop<'_>) -> Result<(), Pro
         headers.insert(header::UPGRADE, upgrade);
     }
 
-    headers.reserve(ADDED);
+    let mut added = Vec::with_capacity(ADDED);
     if via {
         hop.via.refuse_own(headers)?;
+        headers.append(header::VIA, hop.via.line(hop.version).clone());
+    } else {
+        added.push((header::VIA, hop.via.line(hop.version).clone()));
     }
-    headers.append(header::VIA, hop.via.line(hop.version).clone());
-    if headers.get(header::HOST) != Some(hop.authority) {
+    if host != 1 {
         headers.insert(header::HOST, hop.authority.clone());
     }
-    headers.insert(X_REQUEST_ID, hop.request_id.clone());
-    let hops = if trusted { forwarded_for(headers, &hop.peer.text) } else { hop.peer.text.clone() };
-    headers.insert(X_FORWARDED_FOR, hops);
-    if !trusted || !headers.contains_key(X_FORWARDED_PROTO) {
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    if id {
+        headers.insert(X_REQUEST_ID, hop.request_id.clone());
+    } else {
+        added.push((X_REQUEST_ID, hop.request_id.clone()));
     }
-    if !trusted || !headers.contains_key(X_FORWARDED_HOST) {
-        headers.insert(X_FORWARDED_HOST, hop.authority.clone());
+    if hops {
+        let hops = forwarded_for(headers, &hop.peer.text);
+        headers.insert(X_FORWARDED_FOR, hops);
+    } else {
+        added.push((X_FORWARDED_FOR, hop.peer.text.clone()));
     }
-    Ok(())
+    if !proto {
+        added.push((X_FORWARDED_PROTO, HeaderValue::from_static("http")));
+    }
+    if !named {
+        added.push((X_FORWARDED_HOST, hop.authority.clone()));
+    }
+    Ok(added)
 }
 
 /// The hops so far and this peer on one line: many an instance reads the first line only.
@@ -253,14 +275,24 @@ fn forwarded_for(headers: &HeaderMap, peer: &HeaderValue) -> HeaderValue {
     HeaderValue::from_maybe_shared(bytes::Bytes::from(hops)).unwrap_or_else(|_| peer.clone())
 }
 
-/// Turns an instance's headers into the ones that the client gets. `version` is the instance's.
-pub(super) fn answered(headers: &mut HeaderMap, via: &Via, version: Version, request_id: &HeaderValue) {
-    let mut found = Found { hop: headers.keys().any(is_hop_by_hop), ..Found::default() };
+/// Turns an instance's headers into the ones that the client gets, but for [`stamp`]'s.
+pub(super) fn answered(headers: &mut HeaderMap) {
+    let (mut found, mut id) = (Found::default(), false);
+    for name in headers.keys() {
+        found.hop |= is_hop_by_hop(name);
+        id |= *name == X_REQUEST_ID;
+    }
     if found.hop {
         strip_hop_by_hop(headers, &mut found);
     }
-    headers.append(header::VIA, via.line(version).clone());
-    headers.insert(X_REQUEST_ID, request_id.clone());
+    if id {
+        headers.remove(X_REQUEST_ID);
+    }
+}
+
+/// What an answer gets of ours. `version` is the instance's.
+pub(super) fn stamp(via: &Via, version: Version, request_id: &HeaderValue) -> [(HeaderName, HeaderValue); 2] {
+    [(header::VIA, via.line(version).clone()), (X_REQUEST_ID, request_id.clone())]
 }
 
 /// Removes from trailers what must not stand there: framing, routing, and our own names.
@@ -343,7 +375,8 @@ fn is_ours_only(name: &str, trusted: bool) -> bool {
     if name.starts_with("x-forwarded-") || name == "x-real-ip" {
         return !trusted;
     }
-    name.contains('_') && is_guarded(&name.replace('_', "-"))
+    // Names are short.
+    name.bytes().any(|b| b == b'_') && is_guarded(&name.replace('_', "-"))
 }
 
 fn is_guarded(twin: &str) -> bool {
@@ -433,7 +466,10 @@ mod tests {
             request_id: &HeaderValue::from_static("id"),
             upgrade: None,
         };
-        forwarded(&mut headers, hop).map(|()| headers)
+        let added = forwarded(&mut headers, hop)?;
+        assert!(added.iter().all(|(name, _)| !headers.contains_key(name)), "each name is in one place");
+        headers.extend(added);
+        Ok(headers)
     }
 
     fn all(headers: &HeaderMap, name: &str) -> String {

@@ -36,6 +36,7 @@ pub(super) async fn hedged(
     let (context, limit) = (&client.context, routed.retry.per_try_timeout);
     let dials = [Cell::new(None), Cell::new(None)];
     let mut copy = Outgoing::from(copy_of(request.request()));
+    copy.set_added(request.added().to_vec());
     let (one, at) = (Arc::clone(endpoint), call.attempt_since.checked_add(delay));
     let mut first = pin!(timed(context, &one, request, false, limit, &dials[0]));
     let waited = {

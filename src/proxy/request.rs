@@ -18,6 +18,8 @@ use crate::table::normalise;
 pub(super) struct Checked {
     /// Host and port as the client named them: goes to the instance. Empty for HTTP/1.0 without Host.
     pub(super) authority: HeaderValue,
+    /// It is what the one Host says.
+    pub(super) given: bool,
     /// Lower-case, without port: what routes compare.
     pub(super) host: String,
     /// The path to route on and to forward, where that is not the one in the request's target.
@@ -46,7 +48,7 @@ pub(super) fn check<B>(request: &Request<B>, limits: &Limits) -> Result<Checked,
     } else {
         None
     };
-    let (authority, host) = authority(request, http2)?;
+    let (authority, host, given) = authority(request, http2)?;
     let expect = request.headers().get(EXPECT);
     if expect.is_some_and(|expect| !expect.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
         return bad("an expectation other than 100-continue");
@@ -63,7 +65,7 @@ pub(super) fn check<B>(request: &Request<B>, limits: &Limits) -> Result<Checked,
             Cow::Owned(resolved) => Some(resolved),
         },
     };
-    Ok(Checked { authority, host, path, length })
+    Ok(Checked { authority, given, host, path, length })
 }
 
 fn content_length(value: &HeaderValue) -> Result<u64, ProxyError> {
@@ -99,8 +101,8 @@ fn check_h2(headers: &HeaderMap, target: usize, limits: &Limits) -> Result<Optio
 }
 
 /// Finds who the request is for: the absolute form's or `:authority`, else Host; and in what spelling
-/// routes compare it.
-fn authority<B>(request: &Request<B>, http2: bool) -> Result<(HeaderValue, String), ProxyError> {
+/// routes compare it; and whether it is what Host says.
+fn authority<B>(request: &Request<B>, http2: bool) -> Result<(HeaderValue, String, bool), ProxyError> {
     let bad = |why| Err(ProxyError::BadRequest(why));
     let mut hosts = request.headers().get_all(HOST).iter();
     let header = hosts.next();
@@ -125,7 +127,7 @@ fn authority<B>(request: &Request<B>, http2: bool) -> Result<(HeaderValue, Strin
             Err(_) => return bad("a malformed Host"),
         },
         (None, None) if request.version() == Version::HTTP_10 => {
-            return Ok((HeaderValue::from_static(""), String::new()));
+            return Ok((HeaderValue::from_static(""), String::new(), false));
         }
         (None, None) => return bad("no Host"),
     };
@@ -134,7 +136,7 @@ fn authority<B>(request: &Request<B>, http2: bool) -> Result<(HeaderValue, Strin
         (None, Some(header)) => header.clone(),
         _ => HeaderValue::from_str(text).map_err(|_| ProxyError::BadRequest("a malformed Host"))?,
     };
-    Ok((value, host.to_ascii_lowercase()))
+    Ok((value, host.to_ascii_lowercase(), named.is_none()))
 }
 
 /// The host within `host:port`, `[v6]:port`; `None` where it is neither. No user info.

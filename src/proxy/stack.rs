@@ -105,7 +105,7 @@ fn admit(client: &Client, call: &mut Call, request: &mut Request<Body>) -> Resul
         let target = std::mem::take(request.uri_mut()).into_parts().path_and_query;
         *request.uri_mut() = Uri::from(target.unwrap_or_else(|| PathAndQuery::from_static("/")));
     }
-    if request.headers().get(HOST) != Some(&call.authority) {
+    if !checked.given {
         request.headers_mut().insert(HOST, call.authority.clone());
     }
     *request.extensions_mut() = http::Extensions::new();

@@ -31,7 +31,8 @@ pub(super) fn switch(
         return Err(ProxyError::UpstreamProtocol("a switch of protocols that was not asked for".into()));
     };
     let context = &call.client.context;
-    headers::answered(&mut parts.headers, &context.via, parts.version, &call.request_id);
+    headers::answered(&mut parts.headers);
+    parts.headers.extend(headers::stamp(&context.via, parts.version, &call.request_id));
     parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     parts.headers.insert(UPGRADE, granted.clone());
     parts.version = Version::HTTP_11;

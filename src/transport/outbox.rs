@@ -120,7 +120,12 @@ impl Outbox {
 
     fn sent(&mut self, len: usize) {
         let from_bytes = len.min(self.bytes.len());
-        self.bytes.advance(from_bytes);
+        if from_bytes == self.bytes.len() {
+            // Back to its start: one that is advanced has to be reclaimed.
+            self.bytes.clear();
+        } else {
+            self.bytes.advance(from_bytes);
+        }
         let from_chunk = (len - from_bytes).min(self.chunk.len());
         self.chunk.advance(from_chunk);
         self.tail = &self.tail[len - from_bytes - from_chunk..];

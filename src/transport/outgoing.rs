@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 
 use bytes::Bytes;
-use http::Request;
+use http::{HeaderName, HeaderValue, Request};
 use http_body::{Body, Frame};
 
 use super::BoxError;
@@ -22,6 +22,8 @@ impl<T: Body<Data = Bytes, Error: Into<BoxError>> + Default + Unpin + 'static> R
 /// frames that were polled for nothing are kept beside it.
 pub struct Outgoing<B> {
     pub(crate) request: Request<B>,
+    /// Fields that go out behind the request's own.
+    pub(crate) added: Vec<(HeaderName, HeaderValue)>,
     /// Frames already polled from the body; they go first.
     pub(crate) taken: VecDeque<Frame<Bytes>>,
     /// The body went out and is not back.
@@ -42,6 +44,17 @@ impl<B> Outgoing<B> {
     /// The request, to be changed before it is sent.
     pub fn request_mut(&mut self) -> &mut Request<B> {
         &mut self.request
+    }
+
+    /// Fields that are sent behind the request's own: none of a name that stands there. What everybody adds costs no
+    /// place in a map then.
+    pub fn set_added(&mut self, added: Vec<(HeaderName, HeaderValue)>) {
+        self.added = added;
+    }
+
+    /// What [`Outgoing::set_added`] was given.
+    pub fn added(&self) -> &[(HeaderName, HeaderValue)] {
+        &self.added
     }
 
     /// The headers, to be changed between attempts.
@@ -94,7 +107,7 @@ impl<B: RequestBody> Outgoing<B> {
 
 impl<B> From<Request<B>> for Outgoing<B> {
     fn from(request: Request<B>) -> Self {
-        Self { request, taken: VecDeque::new(), spent: false }
+        Self { request, added: Vec::new(), taken: VecDeque::new(), spent: false }
     }
 }
 

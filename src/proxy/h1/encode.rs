@@ -55,9 +55,10 @@ pub(super) struct Begun {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Short;
 
-/// Writes an answer's head. Framing is ours; every other header goes out as it is.
+/// Writes an answer's head, with what is `added` to its fields. Framing is ours; every other header goes out as it is.
 pub(super) fn head(
     parts: &Parts,
+    added: &[(HeaderName, HeaderValue)],
     size: Size,
     asked: Asked,
     date: impl FnOnce() -> HeaderValue,
@@ -94,6 +95,9 @@ pub(super) fn head(
             DATE => dated = true,
             _ => {}
         }
+        put(out, &[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
+    }
+    for (name, value) in added {
         put(out, &[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
     }
     let length = match (size, announced) {
@@ -203,7 +207,7 @@ mod tests {
     fn written(answer: http::response::Builder, size: Size, asked: Asked) -> (String, Begun) {
         let (parts, ()) = answer.body(()).unwrap().into_parts();
         let mut out = BytesMut::new();
-        let begun = head(&parts, size, asked, || HeaderValue::from_static("now"), &mut out);
+        let begun = head(&parts, &[], size, asked, || HeaderValue::from_static("now"), &mut out);
         (String::from_utf8(out.to_vec()).unwrap(), begun)
     }
 

@@ -12,7 +12,6 @@ use memchr::memchr;
 
 use super::super::body::Body;
 use super::super::error::Fault;
-use super::super::headers::ADDED;
 use crate::transport::Outgoing;
 use crate::transport::h1::Framing;
 
@@ -82,7 +81,12 @@ impl HeadReader {
             Err(_) => return Err(too_long(buf).unwrap_or(Fault::Malformed)),
         };
         let head = interpret(&parsed, &buf[..len], limits)?;
-        buf.advance(len);
+        if len == buf.len() {
+            // Back to its start: one that is advanced has to be reclaimed.
+            buf.clear();
+        } else {
+            buf.advance(len);
+        }
         self.scanned = 0;
         Ok(Some(head))
     }
@@ -154,8 +158,7 @@ fn interpret(parsed: &httparse::Request<'_, '_>, raw: &[u8], limits: HeadLimits)
         let from = at(part) - start;
         text.slice(from..from + part.len())
     };
-    // Room for what is added on the way to the instance: growing later would move them all.
-    let mut headers = HeaderMap::with_capacity(parsed.headers.len() + ADDED);
+    let mut headers = HeaderMap::with_capacity(parsed.headers.len());
     let (mut length, mut chunked) = (None, false);
     let (mut close, mut keep, mut expects, mut trailers) = (false, false, false, false);
     for header in parsed.headers.iter() {

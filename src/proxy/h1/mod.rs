@@ -158,7 +158,7 @@ struct Sending {
 impl Sending {
     /// Writes the head.
     fn begin(wire: &Wire, client: &Rc<Client>, answer: Response<Answer>, mut asked: Asked) -> Self {
-        let (mut parts, body) = answer.into_parts();
+        let (mut parts, mut body) = answer.into_parts();
         let mut size = match body.size_hint().exact() {
             _ if body.is_end_stream() => Size::None,
             Some(length) => Size::Known(length),
@@ -170,8 +170,10 @@ impl Sending {
             parts.headers.clear();
             (size, asked.last) = (Size::None, true);
         }
+        let stamp = body.take_stamp();
+        let stamp = stamp.as_ref().map_or(&[][..], |stamp| &stamp[..]);
         let Begun { framing, bodiless, last } =
-            wire.write(|out| encode::head(&parts, size, asked, || client.context.date(), out));
+            wire.write(|out| encode::head(&parts, stamp, size, asked, || client.context.date(), out));
         wire.answers();
         Self { body, framing, done: bodiless, last, client: Rc::clone(client) }
     }

@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::request::Parts;
-use http::{HeaderMap, Method, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 
 use super::decode::is_forbidden_trailer;
 
@@ -23,6 +23,7 @@ pub(super) fn request_head(
     method: &Method,
     uri: &Uri,
     headers: &HeaderMap,
+    added: &[(HeaderName, HeaderValue)],
     framing: Outbound,
     out: &mut BytesMut,
 ) {
@@ -37,6 +38,9 @@ pub(super) fn request_head(
         if name != CONTENT_LENGTH && name != TRANSFER_ENCODING {
             put(out, &[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
         }
+    }
+    for (name, value) in added {
+        put(out, &[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
     }
     match framing {
         Outbound::None if expects_body(method) => put(out, &[b"content-length: 0\r\n"]),
@@ -53,7 +57,7 @@ pub(super) fn request_head(
 
 /// Writes the head of a request that has no body.
 pub(crate) fn write_head(parts: &Parts, out: &mut BytesMut) {
-    request_head(&parts.method, &parts.uri, &parts.headers, Outbound::None, out);
+    request_head(&parts.method, &parts.uri, &parts.headers, &[], Outbound::None, out);
 }
 
 /// Writes the line before `len` bytes of data.
@@ -109,7 +113,7 @@ mod tests {
     fn head(request: http::request::Builder, framing: Outbound) -> String {
         let (parts, ()) = request.body(()).unwrap().into_parts();
         let mut out = BytesMut::new();
-        request_head(&parts.method, &parts.uri, &parts.headers, framing, &mut out);
+        request_head(&parts.method, &parts.uri, &parts.headers, &[], framing, &mut out);
         String::from_utf8(out.to_vec()).unwrap()
     }
 

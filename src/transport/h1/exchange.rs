@@ -40,7 +40,8 @@ pub(crate) async fn send<B: RequestBody>(
     let io = Io::new(conn, pool);
     let request = &outgoing.request;
     io.write(|out| {
-        encode::request_head(request.method(), request.uri(), request.headers(), framing, out);
+        let (uri, headers) = (request.uri(), request.headers());
+        encode::request_head(request.method(), uri, headers, &outgoing.added, framing, out);
     });
     let asked = asked(request);
     let (body, taken) = outgoing.take_body();

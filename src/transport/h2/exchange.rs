@@ -83,6 +83,7 @@ fn head<B: RequestBody>(outgoing: &Outgoing<B>) -> Result<Request<()>, &'static 
 
     let mut headers = request.headers().clone();
     strip_connection_fields(&mut headers);
+    headers.extend(outgoing.added.iter().cloned());
     if let Some(len) = outgoing.exact_len()
         && !headers.contains_key(CONTENT_LENGTH)
         && (len > 0 || expects_body(request.method()))
