@@ -112,6 +112,8 @@ pub(super) async fn attempts(
                 let failed_trial = trial && call.verdict == Verdict::Failed;
                 if !repeatable || !(failed_trial || is_listed(&answer, routed, call.grpc)) {
                     replay.iter().for_each(Replay::forget);
+                    let headers = std::mem::take(request.headers_mut());
+                    context.transport.common().maps.give(headers);
                     return Ok(answer);
                 }
                 (Failed::Status, Some(answer))

@@ -329,6 +329,7 @@ impl ConnState {
 
     pub(super) fn request_begins(&self) {
         self.clock.request_begins();
+        self.overlooked.set(0);
         self.open.set(self.open.get() + 1);
         self.waiting.set(self.waiting.get() + 1);
     }

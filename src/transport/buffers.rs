@@ -18,10 +18,18 @@ const KEPT: usize = 16;
 /// How many are tried for one whose last reader is done before a new one is allocated.
 const TRIED: usize = 4;
 
+/// Most heads fit, with a small body.
+const SMALL: usize = 2 * 1024;
+/// Small buffers kept: many messages wait for one round of sends.
+const KEPT_SMALL: usize = 256;
+/// One that has grown beyond this is not kept among them.
+const GROWN: usize = 8 * 1024;
+
 /// One worker's spare buffers.
 #[derive(Debug, Default)]
 pub(crate) struct Buffers {
     spare: RefCell<VecDeque<BytesMut>>,
+    small: RefCell<Vec<BytesMut>>,
 }
 
 impl Buffers {
@@ -36,6 +44,20 @@ impl Buffers {
             }
         }
         BytesMut::with_capacity(BUFFER)
+    }
+
+    /// An empty buffer for a head, which may grow.
+    pub(crate) fn take_small(&self) -> BytesMut {
+        self.small.borrow_mut().pop().unwrap_or_else(|| BytesMut::with_capacity(SMALL))
+    }
+
+    /// Takes one of those back.
+    pub(crate) fn give_small(&self, mut buffer: BytesMut) {
+        buffer.clear();
+        let mut small = self.small.borrow_mut();
+        if (SMALL..=GROWN).contains(&buffer.capacity()) && small.len() < KEPT_SMALL {
+            small.push(buffer);
+        }
     }
 
     /// Takes a buffer back. What is left in it is forgotten.
@@ -71,6 +93,19 @@ mod tests {
         drop(slice);
         let pointers = [buffers.take(), buffers.take()].map(|b| b.as_ptr());
         assert!(pointers.contains(&storage), "both buffers serve again");
+    }
+
+    #[test]
+    fn small_buffers_are_kept_apart_and_grown_ones_not_at_all() {
+        let buffers = Buffers::default();
+        let small = buffers.take_small();
+        let storage = small.as_ptr();
+        buffers.give_small(small);
+        let mut small = buffers.take_small();
+        assert_eq!(small.as_ptr(), storage);
+        small.reserve(2 * GROWN);
+        buffers.give_small(small);
+        assert!(buffers.small.borrow().is_empty() && buffers.take_small().capacity() < BUFFER);
     }
 
     #[test]

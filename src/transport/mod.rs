@@ -17,6 +17,7 @@ mod connect;
 mod error;
 pub(crate) mod h1;
 mod h2;
+mod maps;
 mod outbox;
 mod outgoing;
 mod pool;

@@ -48,7 +48,7 @@ impl Outbox {
     /// Where heads and framing are written to.
     pub(crate) fn buffer(&mut self, spare: &Buffers) -> &mut BytesMut {
         if self.bytes.capacity() == 0 {
-            self.bytes = spare.take();
+            self.bytes = spare.take_small();
         }
         &mut self.bytes
     }
@@ -75,7 +75,7 @@ impl Outbox {
 
     /// Forgets what is queued.
     pub(crate) fn clear(&mut self, spare: &Buffers) {
-        spare.give(std::mem::take(&mut self.bytes));
+        spare.give_small(std::mem::take(&mut self.bytes));
         *self = Self::default();
     }
 
@@ -114,7 +114,7 @@ impl Outbox {
                 Err(error) => return Err(error),
             }
         }
-        spare.give(std::mem::take(&mut self.bytes));
+        spare.give_small(std::mem::take(&mut self.bytes));
         Ok(true)
     }
 
@@ -155,7 +155,7 @@ impl Outbox {
             }
         }
         self.way = Way::Still;
-        spare.give(std::mem::take(&mut self.bytes));
+        spare.give_small(std::mem::take(&mut self.bytes));
         Poll::Ready(Ok(()))
     }
 

@@ -14,6 +14,7 @@ use super::TransportOptions;
 use super::buffers::Buffers;
 use super::h1::{Conn, HeadLimits};
 use super::h2::Channels;
+use super::maps::Maps;
 use super::sends::Sends;
 
 /// What all connections of a worker share.
@@ -21,6 +22,7 @@ use super::sends::Sends;
 pub(crate) struct Common {
     pub(crate) options: TransportOptions,
     pub(crate) buffers: Buffers,
+    pub(crate) maps: Maps,
     pub(crate) sends: Rc<Sends>,
     /// The time of the last tick: good enough for limits of seconds.
     pub(crate) now: Cell<Instant>,
@@ -36,6 +38,7 @@ impl Common {
         Self {
             options,
             buffers: Buffers::default(),
+            maps: Maps::default(),
             sends: Rc::default(),
             now: Cell::new(Instant::now()),
             idle: Cell::new(0),

@@ -65,7 +65,6 @@ pub(super) fn head(
     out: &mut BytesMut,
 ) -> Begun {
     let status = parts.status;
-    out.reserve(1024);
     if status == StatusCode::OK && !asked.http10 {
         put(out, &[b"HTTP/1.1 200 OK\r\n"]);
     } else {

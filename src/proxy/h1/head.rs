@@ -52,6 +52,8 @@ pub(in super::super) struct Head {
 pub(in super::super) struct HeadReader {
     /// Bytes already known not to hold the end of the head.
     scanned: usize,
+    /// An empty map for the next head.
+    pub(super) spare: HeaderMap,
 }
 
 impl HeadReader {
@@ -80,7 +82,7 @@ impl HeadReader {
             Err(httparse::Error::TooManyHeaders) => return Err(too_long(buf).unwrap_or(Fault::HeadTooLarge)),
             Err(_) => return Err(too_long(buf).unwrap_or(Fault::Malformed)),
         };
-        let head = interpret(&parsed, &buf[..len], limits)?;
+        let head = interpret(&parsed, &buf[..len], limits, std::mem::take(&mut self.spare))?;
         if len == buf.len() {
             // Back to its start: one that is advanced has to be reclaimed.
             buf.clear();
@@ -131,7 +133,12 @@ fn too_long(buf: &[u8]) -> Option<Fault> {
     (target > MAX_URI).then_some(Fault::UriTooLong)
 }
 
-fn interpret(parsed: &httparse::Request<'_, '_>, raw: &[u8], limits: HeadLimits) -> Result<Head, Fault> {
+fn interpret(
+    parsed: &httparse::Request<'_, '_>,
+    raw: &[u8],
+    limits: HeadLimits,
+    mut headers: HeaderMap,
+) -> Result<Head, Fault> {
     let (Some(method), Some(path), Some(minor)) = (parsed.method, parsed.path, parsed.version) else {
         return Err(Fault::Malformed);
     };
@@ -158,7 +165,7 @@ fn interpret(parsed: &httparse::Request<'_, '_>, raw: &[u8], limits: HeadLimits)
         let from = at(part) - start;
         text.slice(from..from + part.len())
     };
-    let mut headers = HeaderMap::with_capacity(parsed.headers.len());
+    headers.reserve(parsed.headers.len());
     let (mut length, mut chunked) = (None, false);
     let (mut close, mut keep, mut expects, mut trailers) = (false, false, false, false);
     for header in parsed.headers.iter() {

@@ -175,6 +175,7 @@ impl Sending {
         let Begun { framing, bodiless, last } =
             wire.write(|out| encode::head(&parts, stamp, size, asked, || client.context.date(), out));
         wire.answers();
+        client.context.transport.common().maps.give(parts.headers);
         Self { body, framing, done: bodiless, last, client: Rc::clone(client) }
     }
 

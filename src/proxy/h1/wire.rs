@@ -21,8 +21,6 @@ use crate::transport::{Common, Outbox, Outlet, Sender};
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// Trailers of a request, in bytes.
 const MAX_TRAILERS: usize = 8 * 1024;
-/// A buffer that is kept while its task waits may be so much larger than what it holds.
-const SLACK: usize = 4 * 1024;
 
 /// What comes next on a connection.
 pub(super) enum Next {
@@ -47,6 +45,8 @@ struct Inner {
     socket: Socket,
     /// Read and not used yet.
     input: BytesMut,
+    /// That is one of the worker's large buffers.
+    borrowed: bool,
     head: HeadReader,
     /// Which request of the connection is being read.
     request: u64,
@@ -70,6 +70,7 @@ impl Wire {
     ) -> Rc<Self> {
         let inner = Inner {
             socket,
+            borrowed: input.capacity() > 0,
             input,
             head: HeadReader::default(),
             request: 0,
@@ -107,6 +108,9 @@ impl Wire {
                     return Poll::Ready(Next::Over);
                 }
             } else {
+                if inner.head.spare.capacity() == 0 {
+                    inner.head.spare = self.common.maps.take();
+                }
                 match inner.head.read(&mut inner.input, self.limits) {
                     Ok(Some(head)) => {
                         self.begin(inner, &head);
@@ -199,7 +203,7 @@ impl Wire {
             if self.state.input_ended() {
                 return if self.state.has_left() { Poll::Ready(()) } else { Poll::Pending };
             }
-            if inner.socket.is_fresh() && self.state.may_look_later() {
+            if self.state.may_look_later() {
                 return Poll::Pending;
             }
             match ready!(inner.poll_fill(cx, &self.state, &self.common)) {
@@ -390,10 +394,13 @@ impl Inner {
         state: &ConnState,
         common: &Common,
     ) -> Poll<io::Result<usize>> {
+        self.release_input(common);
+        let empty = self.input.is_empty();
         let read = ready!(self.socket.poll_fill(cx, &mut self.input, &common.buffers))?;
         if read == 0 {
             state.end_of_input();
         } else {
+            self.borrowed |= empty;
             state.received(read);
         }
         Poll::Ready(Ok(read))
@@ -402,13 +409,16 @@ impl Inner {
     /// Lends the input buffer on if there is nothing in it.
     fn release_input(&mut self, common: &Common) {
         if self.input.is_empty() {
-            common.buffers.give(std::mem::take(&mut self.input));
+            let input = std::mem::take(&mut self.input);
+            if std::mem::take(&mut self.borrowed) {
+                common.buffers.give(input);
+            }
         }
     }
 
     /// Who has to wait keeps no large buffer for a few bytes.
     fn compact(&mut self, common: &Common) {
-        if self.input.capacity() > 2 * self.input.len() + SLACK {
+        if std::mem::take(&mut self.borrowed) {
             let small = BytesMut::from(&self.input[..]);
             common.buffers.give(std::mem::replace(&mut self.input, small));
         }

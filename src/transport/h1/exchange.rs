@@ -44,13 +44,14 @@ pub(crate) async fn send<B: RequestBody>(
         encode::request_head(request.method(), uri, headers, &outgoing.added, framing, out);
     });
     let asked = asked(request);
+    let parser = HeadParser::with(io.common().maps.take());
     let (body, taken) = outgoing.take_body();
     let mut exchange = Exchange {
         io,
         upload: Upload::new(body, framing, taken),
         uploading: Uploading::Yes,
         asked,
-        parser: HeadParser::default(),
+        parser,
         interim: 0,
     };
     match poll_fn(|cx| exchange.poll_head(cx)).await {

@@ -59,9 +59,16 @@ impl Answer {
 pub(crate) struct HeadParser {
     /// Bytes already known not to hold the end of the head.
     scanned: usize,
+    /// An empty map for the next head.
+    spare: HeaderMap,
 }
 
 impl HeadParser {
+    /// One that has a map to put the first head's fields in.
+    pub(crate) fn with(spare: HeaderMap) -> Self {
+        Self { scanned: 0, spare }
+    }
+
     /// Takes one whole head off the front of `buf`, or nothing while it is not all there.
     pub(crate) fn parse(
         &mut self,
@@ -96,7 +103,7 @@ impl HeadParser {
         if len > limits.max_header_size {
             return Err(ProtocolError::HeadTooLarge(limits.max_header_size));
         }
-        let answer = interpret(&parsed, &buf[..len], asked)?;
+        let answer = interpret(&parsed, &buf[..len], asked, std::mem::take(&mut self.spare))?;
         buf.advance(len);
         self.scanned = 0;
         Ok(Some(answer))
@@ -120,6 +127,7 @@ fn interpret(
     parsed: &httparse::Response<'_, '_>,
     raw: &[u8],
     asked: &Asked,
+    mut headers: HeaderMap,
 ) -> Result<Answer, ProtocolError> {
     let code = parsed.code.ok_or(ProtocolError::Head("no status"))?;
     let status = StatusCode::from_u16(code).map_err(|_| ProtocolError::Head("an impossible status"))?;
@@ -128,8 +136,7 @@ fn interpret(
     // One copy that every value shares: the read buffer is free again at once, and a slow client
     // holds on to a few hundred bytes instead of all of it.
     let text = Bytes::copy_from_slice(raw);
-    // Room for what is added on the way to the client: growing later would move them all.
-    let mut headers = HeaderMap::with_capacity(parsed.headers.len() + 4);
+    headers.reserve(parsed.headers.len());
     let mut lengths = Lengths::default();
     let (mut encodings, mut chunked) = (0, true);
     let (mut close, mut keep) = (asked.close, false);
