@@ -86,6 +86,7 @@ impl Inherited {
         let mut all = Vec::new();
         for socket in sockets {
             socket.set_nonblocking(true)?;
+            super::sockets::tune(&socket2::SockRef::from(&socket))?;
             all.push((None, socket.local_addr()?, socket));
         }
         Ok(Self { sockets: all, from: None })

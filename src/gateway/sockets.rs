@@ -3,10 +3,14 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 /// Connections that may wait to be accepted, a socket.
 const BACKLOG: i32 = 4096;
+
+/// So many bytes of an answer the kernel holds for a client that it cannot send yet.
+#[cfg(target_os = "linux")]
+const UNSENT: u32 = 256 * 1024;
 
 /// An address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -64,7 +68,7 @@ pub(super) fn admit_no_more(socket: &TcpListener) -> io::Result<()> {
         SockFilter::new(RETURN, 0, 0, 0),
         SockFilter::new(RETURN, 0, 0, u32::MAX),
     ];
-    socket2::SockRef::from(socket).attach_filter(&filter)
+    SockRef::from(socket).attach_filter(&filter)
 }
 
 /// There is no way to: a connection that comes in the very moment of the close may be reset.
@@ -97,9 +101,18 @@ fn socket(address: SocketAddr) -> io::Result<Socket> {
     }
     // A restart must not wait for TIME_WAIT; this shares nothing with a socket that listens.
     socket.set_reuse_address(true)?;
-    // Inherited by every connection that is accepted: one system call each saved.
-    socket.set_tcp_nodelay(true)?;
+    tune(&SockRef::from(&socket))?;
     Ok(socket)
+}
+
+/// Sets what every connection inherits that is accepted on a listening socket: system calls saved for each.
+pub(super) fn tune(socket: &SockRef<'_>) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    // The kernel would take megabytes of an answer for a client that takes it slowly, and a thousand such clients would
+    // have all the memory that TCP may use on the machine. What is under way does not count, so that a long way is filled.
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_notsent_lowat(UNSENT)?;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -118,5 +131,24 @@ mod tests {
         let error = bind(address, 2).unwrap_err();
         assert!(error.to_string().contains("another process holds the port"), "{error}");
         assert!(error.to_string().contains(&address.to_string()), "{error}");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_kernel_takes_little_for_a_client_that_takes_nothing() {
+        use std::io::Write;
+        let sockets = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap();
+        let _client = std::net::TcpStream::connect(sockets[0].local_addr().unwrap()).unwrap();
+        let mut accepted = loop {
+            match sockets[0].accept() {
+                Ok((accepted, _)) => break accepted,
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+            }
+        };
+        accepted.set_nonblocking(true).unwrap();
+        let piece = vec![0; 64 * 1024];
+        // In pieces as large as an answer's: the limit is looked at before each.
+        let taken: usize = std::iter::from_fn(|| accepted.write(&piece).ok()).sum();
+        assert!((UNSENT as usize..1024 * 1024).contains(&taken), "{taken} bytes");
     }
 }
