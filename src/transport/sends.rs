@@ -10,6 +10,7 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 
@@ -52,7 +53,10 @@ impl Sends {
         list.task.borrow_mut().get_or_insert_with(|| cx.waker().clone());
         let mut waiting = std::mem::take(&mut *list.waiting.borrow_mut());
         for sender in waiting.drain(..) {
-            sender.send_now();
+            // A panic is its own connection's: the list is everybody's, and nobody else would send from it again.
+            if catch_unwind(AssertUnwindSafe(|| sender.send_now())).is_err() {
+                tracing::error!("a send panicked");
+            }
         }
         // Its room serves again, unless somebody came meanwhile.
         let mut now = list.waiting.borrow_mut();
@@ -117,5 +121,32 @@ mod tests {
         });
         let round = ["a thinks", "b thinks", "c thinks", "a sends", "b sends", "c sends"];
         assert_eq!(*log.borrow(), [round, round].concat());
+    }
+
+    struct Panics;
+
+    impl Sender for Panics {
+        fn send_now(&self) {
+            panic!("on purpose");
+        }
+    }
+
+    #[test]
+    fn a_send_that_panics_is_not_the_last_of_its_worker() {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().build_local(LocalOptions::default()).unwrap();
+        let log = Rc::<RefCell<Vec<String>>>::default();
+        let told = Rc::clone(&log);
+        runtime.block_on(async move {
+            let sends = Rc::<Sends>::default();
+            for round in 1..=2 {
+                sends.put(Rc::new(Panics));
+                sends.put(Rc::new(Named("a", Rc::clone(&told))));
+                for _ in 0..10 {
+                    tokio::task::yield_now().await;
+                }
+                assert_eq!(told.borrow().len(), round);
+            }
+        });
     }
 }
