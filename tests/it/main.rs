@@ -66,6 +66,8 @@ mod tunnels;
 mod vanish_guard_protocols;
 mod wire_floods;
 mod wire_h2;
+mod wire_h2_client;
+mod wire_h2_rules;
 mod wire_http1;
 mod wire_idle;
 mod wire_refusals;

@@ -8,10 +8,10 @@ use crate::wire_support::*;
 
 pub const DATA: u8 = 0;
 pub const HEADERS: u8 = 1;
-const RESET: u8 = 3;
+pub const RESET: u8 = 3;
 pub const SETTINGS: u8 = 4;
 pub const PING: u8 = 6;
-const GOAWAY: u8 = 7;
+pub const GOAWAY: u8 = 7;
 pub const WINDOW_UPDATE: u8 = 8;
 pub const CONTINUATION: u8 = 9;
 pub const END_STREAM: u8 = 1;

@@ -205,7 +205,7 @@ impl Worker {
         Wire::connect(self.address)
     }
 
-    /// Sends raw bytes on a connection of their own, closes the sending half, and reads to the end.
+    /// Sends raw bytes on a connection of their own, and reads to its end.
     pub fn exchange(&self, bytes: impl AsRef<[u8]>) -> String {
         let mut wire = self.connect();
         wire.send(bytes);
