@@ -166,6 +166,7 @@ impl Client {
     pub fn settings(&mut self, list: &[(u16, u32)]) {
         let value = |id| list.iter().rev().find(|(key, _)| *key == id).map(|(_, value)| *value);
         self.max_frame = self.max_frame.max(value(MAX_FRAME_SIZE).unwrap_or(0) as usize);
+        self.decoder.is_to_be_told |= value(HEADER_TABLE_SIZE) == Some(0);
         let window = value(INITIAL_WINDOW_SIZE);
         self.initial = self.initial.max(window.unwrap_or(0).into());
         self.unacknowledged.push_back(window);
@@ -311,11 +312,18 @@ impl Client {
 struct Decoder {
     /// The dynamic table: the newest first, and never so much that anything is evicted.
     table: VecDeque<(usize, Option<String>)>,
+    /// The client gives no room for a table: the next block says first that its writer knows (RFC 7541, 4.2).
+    is_to_be_told: bool,
+    is_without: bool,
 }
 
 impl Decoder {
     fn decode(&mut self, mut block: &[u8]) -> (Option<u16>, Option<String>) {
         let (mut status, mut length) = (None, None);
+        if std::mem::take(&mut self.is_to_be_told) {
+            assert_eq!(block.first(), Some(&0x20), "the size of no table: {block:?}");
+            self.is_without = true;
+        }
         while let Some(&first) = block.first() {
             let (name, value) = match first {
                 0x80.. => match read_integer(&mut block, 7) {
@@ -340,7 +348,7 @@ impl Decoder {
                         _ => name = self.table.get(name - 62).expect("an entry of the table").0,
                     }
                     let value = read_string(&mut block);
-                    if keeps {
+                    if keeps && !self.is_without {
                         self.table.push_front((name, value.clone()));
                     }
                     (name, value)
@@ -422,6 +430,8 @@ pub use May::*;
 
 /// A request that is malformed (RFC 9113, 8.1.1) on stream 1: an answer that says so, the reset, or both.
 pub const MALFORMED: &[May] = &[Answer(1, 400), Reset(1, PROTOCOL_ERROR)];
+/// The same of what cannot even be a field: a server may end the connection for any error of a stream (5.4.1).
+pub const SPOILT: &[May] = &[Answer(1, 400), Reset(1, PROTOCOL_ERROR), Goaway(PROTOCOL_ERROR)];
 
 /// Each row: a name, what is sent after the preface and empty settings, and what alone may come of it; of several
 /// things at least one must.
@@ -463,15 +473,28 @@ fn judge(worker: &Worker, (name, sent, may): &Rule<'_>) -> Result<(), String> {
     }
 }
 
-/// An instance whose answers go by the path: `/o/never` gets none, `/o/bytes/N` so many octets, every other one "ok".
+/// An instance whose answers go by the path: `/o/never` gets none, `/o/bytes/N` so many octets, `/o/204` and `/o/304`
+/// these statuses, `/o/large-head` a field of 30 kB, every other one "ok".
 pub fn instance() -> Recorder {
     Recorder::start(|seen| {
-        let path = seen.first_line().split(' ').nth(1).unwrap_or_default();
-        match path.strip_prefix("/o/bytes/") {
+        let mut words = seen.first_line().split(' ');
+        let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        let mut answer = match path.strip_prefix("/o/bytes/") {
             Some(len) => ok(&"x".repeat(len.parse().unwrap())),
             None if path == "/o/never" => Vec::new(),
+            None if path == "/o/204" => b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(),
+            None if path == "/o/304" => b"HTTP/1.1 304 Not Modified\r\netag: \"e\"\r\n\r\n".to_vec(),
+            None if path == "/o/large-head" => {
+                let field = "y".repeat(30_000);
+                format!("HTTP/1.1 200 OK\r\nx-large: {field}\r\ncontent-length: 0\r\n\r\n").into_bytes()
+            }
             None => ok("ok"),
+        };
+        if method == "HEAD" {
+            let end = answer.windows(4).position(|octets| octets == b"\r\n\r\n").unwrap();
+            answer.truncate(end + 4);
         }
+        answer
     })
 }
 
