@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs a fuzz target on stable Rust, starting from its corpus in the tree.
-#   fuzz/run.sh codec|request|payload|config|route SECONDS [libFuzzer option]...
+#   fuzz/run.sh codec|request|http2|payload|config|route SECONDS [libFuzzer option]...
 # What it finds on the way stays under target/fuzz/corpus; an input that fails is left in target/fuzz/found, and shown.
 # fuzz/run.sh TARGET FILE runs one input. What is worth keeping goes into fuzz/corpus/TARGET, which the tests replay.
 set -euo pipefail

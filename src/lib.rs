@@ -59,6 +59,7 @@
 pub mod balance;
 pub mod config;
 pub mod gateway;
+mod http2;
 pub mod model;
 pub mod registration;
 pub mod registry;

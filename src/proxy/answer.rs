@@ -58,6 +58,11 @@ impl Answer {
         self.stamp.take()
     }
 
+    /// Gives back what was not written after all.
+    pub(super) fn give_stamp(&mut self, stamp: Option<Stamp>) {
+        self.stamp = stamp;
+    }
+
     /// Whether it is to be broken off at the next poll.
     pub(super) fn must_end(&self) -> bool {
         self.stream.as_ref().is_some_and(|stream| stream.over().is_some())

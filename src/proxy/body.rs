@@ -9,9 +9,9 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
-use super::h1::RequestBody;
 use super::headers::clean_trailers;
 use super::replay::Copy;
+use super::{h1, h2};
 use crate::transport::UpstreamBody;
 
 /// Any error, as bodies hand them up.
@@ -43,46 +43,34 @@ pub(super) enum UploadError {
 
 /// A client's body as it comes in.
 pub(super) enum Incoming {
-    Http1(RequestBody),
-    Http2(h2::RecvStream),
+    Http1(h1::RequestBody),
+    Http2(h2::RequestBody),
 }
 
-impl From<RequestBody> for Incoming {
-    fn from(body: RequestBody) -> Self {
+impl From<h1::RequestBody> for Incoming {
+    fn from(body: h1::RequestBody) -> Self {
         Self::Http1(body)
     }
 }
 
-impl From<h2::RecvStream> for Incoming {
-    fn from(stream: h2::RecvStream) -> Self {
-        Self::Http2(stream)
+impl From<h2::RequestBody> for Incoming {
+    fn from(body: h2::RequestBody) -> Self {
+        Self::Http2(body)
     }
 }
 
 impl Incoming {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let stream = match self {
-            Self::Http1(body) => return body.poll_frame(cx),
-            Self::Http2(stream) => stream,
-        };
-        // After the last data this is ready at once, each time.
-        match ready!(stream.poll_data(cx)) {
-            Some(Ok(data)) => {
-                let _ = stream.flow_control().release_capacity(data.len());
-                Poll::Ready(Some(Ok(Frame::data(data))))
-            }
-            Some(Err(error)) => Poll::Ready(Some(Err(error.into()))),
-            None => {
-                let trailers = ready!(stream.poll_trailers(cx));
-                Poll::Ready(trailers.map_err(Into::into).transpose().map(|map| map.map(Frame::trailers)))
-            }
+        match self {
+            Self::Http1(body) => body.poll_frame(cx),
+            Self::Http2(body) => body.poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Http1(body) => body.is_end_stream(),
-            Self::Http2(stream) => stream.is_end_stream(),
+            Self::Http2(body) => body.is_end_stream(),
         }
     }
 }

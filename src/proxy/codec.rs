@@ -1,7 +1,9 @@
-//! The reading of requests over HTTP/1 without a connection: what benchmarks and fuzzers call.
+//! The reading of requests without a connection: what benchmarks and fuzzers call.
 
 use bytes::BytesMut;
 use http::{HeaderMap, Method, Version};
+
+pub use super::h2::codec::{Spoken, StreamRequest, read_h2, serve_h2};
 
 use super::h1::{HeadLimits, HeadReader, body_decoder};
 use crate::transport::h1::Step;

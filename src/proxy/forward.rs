@@ -220,7 +220,7 @@ fn deliver(
     let context = &call.client.context;
     headers::answered(&mut parts.headers);
     let stamp = headers::stamp(&context.via, parts.version, &call.request_id);
-    if call.client.http2 || context.chain.is_some() {
+    if context.chain.is_some() {
         parts.headers.extend(stamp);
     } else {
         // It is written behind them: what everybody gets needs no place in the map.

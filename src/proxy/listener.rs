@@ -17,8 +17,8 @@ use super::clock::Registered;
 use super::conn::{ConnState, Reading, Timeouts};
 use super::context::{ListenerState, OpenConnection, ProxyContext, Resting};
 use super::h1;
+use super::h2;
 use super::headers::Peer;
-use super::http2;
 use super::memory::Pressure;
 use super::opening::{Opening, Protocol, poll_open};
 use super::socket::Socket;
@@ -229,7 +229,8 @@ async fn refuse(mut socket: Socket, listener: Rc<ListenerState>, context: Rc<Pro
 async fn speak(client: Rc<Client>, socket: Socket, bytes: BytesMut, protocol: Protocol) -> Option<Socket> {
     if protocol == Protocol::Http2 {
         // Boxed: HTTP/1 should not carry it about.
-        let left = Box::pin(http2::run(socket, bytes.freeze(), &client)).await?;
+        let left = Box::pin(h2::run(socket, bytes, &client)).await;
+        client.context.released();
         Box::pin(tunnel::linger(left, false)).await;
         return None;
     }

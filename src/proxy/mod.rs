@@ -4,7 +4,7 @@
 //! but the routing table and the metrics. A worker makes one [`ProxyContext`], calls its `tick` each [`TICK`],
 //! and spawns [`serve`] for each connection that it accepts.
 //!
-//! The way of a request: `listener` → `socket` → `opening` → `h1`, or `io` (with `frames`) and `http2` → `stack` →
+//! The way of a request: `listener` → `socket` → `opening` → `h1` or `h2` → `stack` →
 //! `request` → `filter` → `forward` → `attempts` (with `headers`, `upgrade`, `grpc`) → the transport; and back through `answer`.
 
 mod access_log;
@@ -20,17 +20,16 @@ mod context;
 mod error;
 mod filter;
 mod forward;
-mod frames;
 mod grpc;
 mod h1;
+mod h2;
 mod headers;
 mod hedge;
 mod hold;
-mod http2;
-mod io;
 mod listener;
 mod memory;
 mod opening;
+mod outlet;
 mod probe;
 mod queue;
 mod replay;
@@ -44,7 +43,6 @@ mod stack;
 mod streams;
 mod tcp;
 mod tunnel;
-mod turn;
 mod upgrade;
 mod websocket;
 

@@ -5,7 +5,7 @@ use std::task::{Context, Poll, ready};
 use bytes::BytesMut;
 
 use super::conn::{ConnState, Reading};
-use super::frames::PREFACE;
+use super::h2::PREFACE;
 use super::socket::Socket;
 use crate::transport::Common;
 

@@ -60,6 +60,11 @@ impl Buffers {
         }
     }
 
+    /// Takes a buffer back, whichever it is.
+    pub(crate) fn give_back(&self, buffer: BytesMut) {
+        if buffer.capacity() < BUFFER { self.give_small(buffer) } else { self.give(buffer) }
+    }
+
     /// Takes a buffer back. What is left in it is forgotten.
     pub(crate) fn give(&self, mut buffer: BytesMut) {
         if buffer.capacity() == 0 {

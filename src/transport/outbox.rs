@@ -9,6 +9,8 @@ use super::buffers::Buffers;
 
 /// Data up to this size is copied behind what is already to be sent, into one send.
 const GATHER: usize = 16 * 1024;
+/// More than this needs a large buffer.
+const MUCH: usize = 1024;
 
 /// Where an outbox empties into.
 pub(crate) trait Outlet {
@@ -53,6 +55,16 @@ impl Outbox {
         &mut self.bytes
     }
 
+    /// The same for so many bytes: one of the worker's large buffers where that is much.
+    pub(crate) fn buffer_for(&mut self, more: usize, spare: &Buffers) -> &mut BytesMut {
+        if more > MUCH && self.bytes.capacity() - self.bytes.len() < more {
+            let mut large = spare.take();
+            large.extend_from_slice(&self.bytes);
+            spare.give_small(std::mem::replace(&mut self.bytes, large));
+        }
+        self.buffer(spare)
+    }
+
     /// Queues data, then `tail`.
     pub(crate) fn put(&mut self, data: Bytes, tail: &'static [u8], spare: &Buffers) {
         if data.len() <= GATHER {
@@ -69,13 +81,18 @@ impl Outbox {
         self.chunk.is_empty() && self.tail.is_empty() && self.bytes.len() < GATHER
     }
 
+    /// Bytes that wait.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len() + self.chunk.len() + self.tail.len()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.bytes.is_empty() && self.chunk.is_empty() && self.tail.is_empty()
     }
 
     /// Forgets what is queued.
     pub(crate) fn clear(&mut self, spare: &Buffers) {
-        spare.give_small(std::mem::take(&mut self.bytes));
+        spare.give_back(std::mem::take(&mut self.bytes));
         *self = Self::default();
     }
 
@@ -114,7 +131,7 @@ impl Outbox {
                 Err(error) => return Err(error),
             }
         }
-        spare.give_small(std::mem::take(&mut self.bytes));
+        spare.give_back(std::mem::take(&mut self.bytes));
         Ok(true)
     }
 
@@ -155,7 +172,7 @@ impl Outbox {
             }
         }
         self.way = Way::Still;
-        spare.give_small(std::mem::take(&mut self.bytes));
+        spare.give_back(std::mem::take(&mut self.bytes));
         Poll::Ready(Ok(()))
     }
 

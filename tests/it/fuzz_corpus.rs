@@ -6,6 +6,8 @@ use std::path::Path;
 mod codec;
 #[path = "../../fuzz/checks/config.rs"]
 mod config;
+#[path = "../../fuzz/checks/http2.rs"]
+mod http2;
 #[path = "../../fuzz/checks/payload.rs"]
 mod payload;
 #[path = "../../fuzz/checks/request.rs"]
@@ -34,6 +36,11 @@ fn the_codecs_corpus_passes() {
 #[test]
 fn the_requests_corpus_passes() {
     replay("request", request::check);
+}
+
+#[test]
+fn the_http2_corpus_passes() {
+    replay("http2", http2::check);
 }
 
 #[test]

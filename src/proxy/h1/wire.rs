@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 use std::fmt;
-use std::io::{self, IoSlice};
+use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
@@ -13,10 +13,11 @@ use http_body::Frame;
 use super::super::body::BoxError;
 use super::super::conn::{ConnState, Reading};
 use super::super::error::Fault;
+use super::super::outlet::ToClient;
 use super::super::socket::Socket;
 use super::head::{Head, HeadLimits, HeadReader};
 use crate::transport::h1::{Decoder, Framing, HeadLimits as BodyLimits, Step};
-use crate::transport::{Common, Outbox, Outlet, Sender};
+use crate::transport::{Common, Outbox, Sender};
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// Trailers of a request, in bytes.
@@ -449,43 +450,6 @@ impl Sender for Wire {
         if wake {
             self.state.wake();
         }
-    }
-}
-
-/// A client's socket, as what is sent goes into it: every byte is reported to the connection's deadlines.
-struct ToClient<'a> {
-    socket: &'a mut Socket,
-    /// The close follows at once.
-    last: bool,
-    state: &'a ConnState,
-}
-
-impl ToClient<'_> {
-    fn took(&self, len: usize) {
-        self.state.sent(len);
-        self.state.judge_download();
-    }
-}
-
-impl Outlet for ToClient<'_> {
-    fn send(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-        let sent = self.socket.send(pieces, self.last);
-        match &sent {
-            Ok(len) => self.took(*len),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.state.wants_room(),
-            Err(_) => {}
-        }
-        sent
-    }
-
-    fn poll_write(&mut self, cx: &mut Context<'_>, pieces: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let written = self.socket.poll_write_pieces(cx, pieces);
-        match &written {
-            Poll::Ready(Ok(len)) => self.took(*len),
-            Poll::Pending => self.state.wants_room(),
-            Poll::Ready(Err(_)) => {}
-        }
-        written
     }
 }
 

@@ -1,0 +1,293 @@
+//! The rules of a connection on bytes alone; what a client sees of them is held to the RFC from outside.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Wake, Waker};
+
+use super::*;
+use crate::http2::hpack;
+
+/// A head block: POST, http, this path.
+fn block(path: &str) -> Vec<u8> {
+    let mut out = vec![0x83, 0x86, 0x04, path.len() as u8];
+    out.extend(path.bytes());
+    out
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    [&frame::head(payload.len(), kind, flags, stream)[..], payload].concat()
+}
+
+fn open(stream: u32) -> Vec<u8> {
+    frame(kind::HEADERS, flag::END_HEADERS, stream, &block("/"))
+}
+
+/// A connection, what it said, and what began on it.
+struct World {
+    connection: Connection,
+    now: Instant,
+    out: BytesMut,
+    begun: Vec<Begun>,
+}
+
+impl World {
+    fn new() -> Self {
+        let (now, mut out) = (Instant::now(), BytesMut::new());
+        let connection = Connection::new(64 * 1024, now, &mut out);
+        out.clear();
+        let mut world = Self { connection, now, out, begun: Vec::new() };
+        world.feed(&frame(kind::SETTINGS, 0, 0, &[])).unwrap();
+        world.out.clear();
+        world
+    }
+
+    fn feed(&mut self, bytes: &[u8]) -> Result<(), Fatal> {
+        let mut input = BytesMut::from(bytes);
+        let result =
+            self.connection.feed(&mut input, self.now, &mut self.out, &mut self.begun, HeaderMap::new);
+        assert!(result.is_err() || input.is_empty(), "whole frames are taken whole");
+        result
+    }
+
+    /// The frames that were said since the last look, without their payloads where those are long.
+    fn said(&mut self) -> Vec<(u8, u32, Vec<u8>)> {
+        let mut said = Vec::new();
+        while let Some(head) = Head::parse(&self.out) {
+            let frame = self.out.split_to(HEAD + head.len);
+            said.push((head.kind, head.stream, frame[HEAD..].to_vec()));
+        }
+        assert!(self.out.is_empty());
+        said
+    }
+
+    fn stream(&self, at: usize) -> Rc<Stream> {
+        Rc::clone(&self.begun[at].stream)
+    }
+}
+
+#[derive(Default)]
+struct Count(AtomicUsize);
+
+impl Wake for Count {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Parks a stream with a waker that counts.
+fn counted(stream: &Stream) -> Arc<Count> {
+    let count = Arc::new(Count::default());
+    stream.park(&Context::from_waker(&Waker::from(Arc::clone(&count))));
+    count
+}
+
+fn update(stream: u32, by: u32) -> Vec<u8> {
+    frame(kind::WINDOW_UPDATE, 0, stream, &by.to_be_bytes())
+}
+
+#[test]
+fn what_is_read_or_thrown_away_opens_the_windows_again() {
+    let mut world = World::new();
+    let piece = [7; MAX_PAYLOAD];
+    let (mut streams, mut sent, mut opened) = (Vec::new(), 0, 0);
+    // In turn: read as it comes; left unread on a stream that is closed; on one that is over; and as padding.
+    for number in 0..64 {
+        let id = number * 2 + 1;
+        world.feed(&open(id)).unwrap();
+        streams.push(world.stream(number as usize));
+        let stream = &streams[number as usize];
+        let padded = [&[250][..], &piece[..MAX_PAYLOAD - 1]].concat();
+        let data = if number % 4 == 3 {
+            frame(kind::DATA, flag::PADDED, id, &padded)
+        } else {
+            frame(kind::DATA, 0, id, &piece)
+        };
+        if number % 4 == 2 {
+            world.connection.close(stream, Close::Done(Reason::CANCEL), &mut world.out);
+        }
+        for _ in 0..2 {
+            world.feed(&data).unwrap();
+            sent += piece.len();
+        }
+        match number % 4 {
+            0 | 3 => {
+                let read = stream.take_body().len() as u32;
+                world.connection.take(stream, read, &mut world.out);
+            }
+            1 => world.connection.close(stream, Close::Done(Reason::CANCEL), &mut world.out),
+            _ => {}
+        }
+        for (kind, stream, payload) in world.said() {
+            if kind == kind::WINDOW_UPDATE && stream == 0 {
+                opened += frame::number(&payload).unwrap() as usize;
+            }
+        }
+    }
+    assert_eq!(sent, 2 * WINDOW as usize, "twice the window has passed");
+    assert!(opened <= sent && sent - opened < WINDOW as usize / 2, "{opened} of {sent}");
+    assert_eq!(world.connection.recv_window, i64::from(WINDOW) - weight(sent - opened));
+}
+
+#[test]
+fn more_than_a_window_is_an_error_of_whose_window_it_is() {
+    let mut world = World::new();
+    world.feed(&open(1)).unwrap();
+    let data = frame(kind::DATA, 0, 1, &[7; MAX_PAYLOAD]);
+    for _ in 0..stream::WINDOW as usize / MAX_PAYLOAD {
+        world.feed(&data).unwrap();
+    }
+    assert!(world.said().is_empty());
+    world.feed(&frame(kind::DATA, 0, 1, b"x")).unwrap();
+    let reset = (kind::RST_STREAM, 1, Reason::FLOW_CONTROL_ERROR.0.to_be_bytes().to_vec());
+    assert_eq!((world.said(), world.stream(0).over()), (vec![reset], Some(Reason::FLOW_CONTROL_ERROR)));
+    // Four streams fill what is left of the connection's window, now that the first one's is free again.
+    for id in [3, 5, 7, 9, 11] {
+        world.feed(&open(id)).unwrap();
+    }
+    let mut fed = Ok(());
+    for id in [3, 5, 7, 9, 11] {
+        for _ in 0..stream::WINDOW as usize / MAX_PAYLOAD {
+            fed = fed.and_then(|()| world.feed(&frame(kind::DATA, 0, id, &[7; MAX_PAYLOAD])));
+        }
+    }
+    assert_eq!(fed.unwrap_err().0, Reason::FLOW_CONTROL_ERROR);
+}
+
+#[test]
+fn those_who_wait_are_woken_in_their_order_and_no_more_than_there_is_window_for() {
+    let mut world = World::new();
+    for id in [1, 3, 5, 7] {
+        world.feed(&open(id)).unwrap();
+    }
+    let streams: Vec<_> = (0..4).map(|at| world.stream(at)).collect();
+    let counts: Vec<_> = streams.iter().map(|stream| counted(stream)).collect();
+    let woken = || counts.iter().map(|count| count.0.swap(0, Ordering::Relaxed)).collect::<Vec<_>>();
+    while world.connection.send_window > 0 {
+        world.connection.answer_data(&streams[3], &[7; 1000], false, &mut world.out);
+    }
+    assert_eq!(world.connection.answer_data(&streams[0], b"x", false, &mut world.out), 0);
+    for stream in &streams {
+        world.connection.park(stream);
+    }
+    world.connection.wake_parked();
+    assert_eq!(woken(), [0, 0, 0, 0], "there is no window");
+    world.feed(&update(0, MAX_PAYLOAD as u32 + 1)).unwrap();
+    world.connection.wake_parked();
+    assert_eq!(woken(), [1, 1, 0, 0]);
+    // The first one takes a little and goes behind the others; the second one is gone.
+    world.connection.answer_data(&streams[0], b"x", false, &mut world.out);
+    world.connection.unpark(&streams[0]);
+    world.connection.park(&streams[0]);
+    world.feed(&frame(kind::RST_STREAM, 0, 3, &[0; 4])).unwrap();
+    woken();
+    world.connection.wake_parked();
+    assert_eq!(woken(), [0, 0, 1, 0], "the third one, for which the window is enough");
+    // A window of its own that opens wakes a stream wherever it stands.
+    world.feed(&update(7, 1)).unwrap();
+    assert_eq!(woken(), [0, 0, 0, 1]);
+}
+
+#[test]
+fn a_first_window_that_changes_moves_the_streams_that_are_open() {
+    let mut world = World::new();
+    world.feed(&open(1)).unwrap();
+    let (stream, settings) = (world.stream(0), |window: u32| {
+        let setting = [&setting::INITIAL_WINDOW_SIZE.to_be_bytes()[..], &window.to_be_bytes()].concat();
+        frame(kind::SETTINGS, 0, 0, &setting)
+    });
+    assert_eq!(world.connection.answer_data(&stream, &[7; 10_000], false, &mut world.out), 10_000);
+    world.feed(&settings(4000)).unwrap();
+    assert_eq!(stream.send_window.get(), -6000);
+    let count = counted(&stream);
+    world.feed(&update(1, 6000)).unwrap();
+    assert_eq!((count.0.load(Ordering::Relaxed), stream.send_window.get()), (0, 0));
+    assert_eq!(world.connection.answer_data(&stream, b"x", true, &mut world.out), 0);
+    world.feed(&settings(4001)).unwrap();
+    assert_eq!((count.0.load(Ordering::Relaxed), stream.send_window.get()), (1, 1));
+    world.feed(&update(1, (MAX_WINDOW - 1) as u32)).unwrap();
+    assert_eq!(world.feed(&settings(4002)).unwrap_err().0, Reason::FLOW_CONTROL_ERROR);
+}
+
+#[test]
+fn a_farewell_waits_for_what_is_on_its_way() {
+    let mut world = World::new();
+    world.feed(&open(1)).unwrap();
+    world.connection.leave(&mut world.out);
+    world.connection.leave(&mut world.out);
+    let said = world.said();
+    let last = |last: u32| [&last.to_be_bytes()[..], &[0; 4]].concat();
+    assert_eq!(said, [(kind::GOAWAY, 0, last(SOON)), (kind::PING, 0, FAREWELL.to_vec())]);
+    world.feed(&open(3)).unwrap();
+    assert_eq!(world.begun.len(), 2, "its client had not heard yet");
+    world.feed(&frame(kind::PING, flag::ACK, 0, &FAREWELL)).unwrap();
+    assert_eq!(world.said(), [(kind::GOAWAY, 0, last(3))]);
+    world.feed(&open(5)).unwrap();
+    world.feed(&frame(kind::DATA, flag::END_STREAM, 5, b"x")).unwrap();
+    assert_eq!((world.begun.len(), world.said().len()), (2, 0), "it will be asked elsewhere");
+    for at in 0..2 {
+        assert!(!world.connection.is_over());
+        let stream = world.stream(at);
+        world.connection.close(&stream, Close::Done(Reason::CANCEL), &mut world.out);
+    }
+    assert!(world.connection.is_over());
+}
+
+#[test]
+fn how_a_task_leaves_its_stream_is_what_the_client_is_told() {
+    let told = |answered: bool, ended: bool, close: Close| {
+        let mut world = World::new();
+        world.feed(&open(1)).unwrap();
+        if ended {
+            world.feed(&frame(kind::DATA, flag::END_STREAM, 1, &[])).unwrap();
+        }
+        let stream = world.stream(0);
+        world.connection.answer_data(&stream, b"x", answered, &mut world.out);
+        world.said();
+        world.connection.close(&stream, close, &mut world.out);
+        assert!(world.connection.streams.is_empty() && stream.over().is_some());
+        let said = world.said();
+        said.first().map(|(kind, _, payload)| {
+            assert_eq!(*kind, kind::RST_STREAM);
+            frame::number(payload).unwrap()
+        })
+    };
+    let done = Close::Done(Reason::INTERNAL_ERROR);
+    assert_eq!(told(true, true, done), None);
+    assert_eq!(told(true, false, done), Some(0), "no more is wanted");
+    assert_eq!(told(false, true, done), Some(2));
+    assert_eq!(told(true, true, Close::Broken(Reason::PROTOCOL_ERROR)), Some(1));
+}
+
+#[test]
+fn frames_of_streams_that_we_ended_are_overlooked_and_of_others_are_not() {
+    let mut world = World::new();
+    world.feed(&open(1)).unwrap();
+    let stream = world.stream(0);
+    world.connection.close(&stream, Close::Done(Reason::CANCEL), &mut world.out);
+    world.said();
+    world.feed(&frame(kind::DATA, 0, 1, b"late")).unwrap();
+    world.feed(&frame(kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, 1, &[])).unwrap();
+    assert!(world.said().is_empty());
+    world.feed(&open(3)).unwrap();
+    world.feed(&frame(kind::RST_STREAM, 0, 3, &[0, 0, 0, 8])).unwrap();
+    world.feed(&frame(kind::DATA, 0, 3, b"late")).unwrap();
+    let closed = Reason::STREAM_CLOSED.0.to_be_bytes().to_vec();
+    assert_eq!(world.said(), [(kind::RST_STREAM, 3, closed)]);
+    assert_eq!(world.feed(&open(1)), Ok(()));
+    world.feed(&open(5)).unwrap();
+    assert!(world.feed(&frame(kind::RST_STREAM, 0, 5, &[0; 4])).is_ok());
+    assert_eq!(world.feed(&open(5)).unwrap_err().0, Reason::STREAM_CLOSED);
+}
+
+#[test]
+fn a_client_that_keeps_no_table_is_told_once_that_there_is_none() {
+    let mut world = World::new();
+    world.feed(&[open(1), frame(kind::SETTINGS, 0, 0, &[0, 1, 0, 0, 0, 0])].concat()).unwrap();
+    world.said();
+    let stream = world.stream(0);
+    for expected in [&[0x20, 0x88][..], &[0x88]] {
+        let ok = http::StatusCode::OK;
+        world.connection.head(&stream, false, &mut world.out, |out| hpack::status(out, ok));
+        assert_eq!(world.said(), [(kind::HEADERS, 1, expected.to_vec())]);
+    }
+}
