@@ -67,6 +67,7 @@ mod vanish_guard_protocols;
 mod wire_floods;
 mod wire_h2;
 mod wire_h2_client;
+mod wire_h2_errors;
 mod wire_h2_heads;
 mod wire_h2_rules;
 mod wire_h2_windows;

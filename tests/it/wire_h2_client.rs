@@ -430,8 +430,6 @@ pub use May::*;
 
 /// A request that is malformed (RFC 9113, 8.1.1) on stream 1: an answer that says so, the reset, or both.
 pub const MALFORMED: &[May] = &[Answer(1, 400), Reset(1, PROTOCOL_ERROR)];
-/// The same of what cannot even be a field: a server may end the connection for any error of a stream (5.4.1).
-pub const SPOILT: &[May] = &[Answer(1, 400), Reset(1, PROTOCOL_ERROR), Goaway(PROTOCOL_ERROR)];
 
 /// Each row: a name, what is sent after the preface and empty settings, and what alone may come of it; of several
 /// things at least one must.

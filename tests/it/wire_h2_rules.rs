@@ -328,6 +328,17 @@ fn trailers_end_a_request() {
 }
 
 #[test]
+fn a_stream_that_begins_after_the_clients_goaway_is_served() {
+    let worker = Worker::start(Setup::default(), &[instance().address]);
+    for open in [&b""[..], &asks(1, "/o/never")] {
+        let mut client = Client::open(&worker);
+        // It speaks of streams of the server's, and forbids none of the client's own.
+        client.send([open, &frame(GOAWAY, 0, 0, &[0; 8]), &asks(3, "/o/")].concat());
+        assert_eq!(client.answer(3).status, Some(200));
+    }
+}
+
+#[test]
 fn open_streams_finish_after_the_clients_goaway() {
     let instance = instance();
     let worker = Worker::start(Setup::default(), &[instance.address]);

@@ -227,7 +227,8 @@ impl Connection {
             kind::GOAWAY if head.stream != 0 => Err(Fatal(Reason::PROTOCOL_ERROR, "a GOAWAY on a stream")),
             kind::GOAWAY if payload.len() < 8 => Err(Fatal(Reason::FRAME_SIZE_ERROR, "a GOAWAY that is cut")),
             kind::GOAWAY => {
-                self.farewell = Farewell::Said;
+                // It will not go on for long, but what the client began, or still begins, is served.
+                self.leave(out);
                 Ok(())
             }
             kind::CONTINUATION => Err(Fatal(Reason::PROTOCOL_ERROR, "a CONTINUATION of nothing")),
