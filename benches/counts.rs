@@ -18,6 +18,7 @@ use zoogate::model::{
     Address, BalancePolicy, BalanceSpec, FormatChoice, FormatName, HashKey, Host, Incarnation, Instance,
     InstanceId, Protocol, RegistryName, ServiceName, ServiceSnapshot,
 };
+use zoogate::proxy::codec::read_requests;
 use zoogate::registry::format::{self, Node, Options};
 use zoogate::table::{PickRequest, RouteInput, Settings, TableConfig, TableReader, TableWriter};
 use zoogate::telemetry::Outcome;
@@ -25,6 +26,9 @@ use zoogate::transport::codec::{read_answer, write_request};
 
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nserver: origin\r\ndate: Thu, 01 Jan 2026 00:00:00 GMT\r\n\
     content-type: text/plain\r\ncontent-length: 16\r\n\r\n0123456789abcdef";
+const REQUEST: &[u8] =
+    b"GET /orders/7?full=1 HTTP/1.1\r\nHost: shop.example\r\nUser-Agent: bench\r\nAccept: */*\r\n\
+    Accept-Encoding: gzip\r\nCookie: session=0123456789abcdef\r\nConnection: keep-alive\r\n\r\n";
 const CHUNKS: &[u8] =
     b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n8\r\n01234567\r\n8\r\n01234567\r\n0\r\n\r\n";
 
@@ -33,12 +37,13 @@ fn main() {
     let [case, times] = &args[..] else {
         // `cargo bench` and `cargo test` start it without: there is nothing to time.
         eprintln!(
-            "counts read-answer|read-chunks|write-request|decode-FORMAT|hash-key|build-ring|change-ring|route|pick-POLICY TIMES"
+            "counts read-request|read-answer|read-chunks|write-request|decode-FORMAT|hash-key|build-ring|change-ring|route|pick-POLICY TIMES"
         );
         return;
     };
     let times = times.parse().expect("a number");
     match case.as_str() {
+        "read-request" => repeat(times, || read_requests(black_box(REQUEST), [])),
         "read-answer" => repeat(times, || read_answer(black_box(ANSWER), usize::MAX)),
         "read-chunks" => repeat(times, || read_answer(black_box(CHUNKS), usize::MAX)),
         "write-request" => {
