@@ -1,6 +1,7 @@
 //! Bytes on their way out of a connection, and what they wait for.
 
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -65,8 +66,10 @@ impl Outbox {
         self.buffer(spare)
     }
 
-    /// Queues data, then `tail`.
-    pub(crate) fn put(&mut self, data: Bytes, tail: &'static [u8], spare: &Buffers) {
+    /// Queues data, then `tail`. Says where the data stands, for [`Outbox::unsent`].
+    pub(crate) fn put(&mut self, data: Bytes, tail: &'static [u8], spare: &Buffers) -> Range<usize> {
+        let start = self.bytes.len();
+        let place = start..start + data.len();
         if data.len() <= GATHER {
             let bytes = self.buffer(spare);
             bytes.extend_from_slice(&data);
@@ -74,6 +77,12 @@ impl Outbox {
         } else {
             (self.chunk, self.tail) = (data, tail);
         }
+        place
+    }
+
+    /// Data that was queued, while nothing at all has been sent.
+    pub(crate) fn unsent(&self, place: Range<usize>) -> Bytes {
+        if place.len() <= GATHER { Bytes::copy_from_slice(&self.bytes[place]) } else { self.chunk.clone() }
     }
 
     /// Whether more may be queued before what there is has been sent.

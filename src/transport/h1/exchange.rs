@@ -57,7 +57,7 @@ pub(crate) async fn send<B: RequestBody>(
     match poll_fn(|cx| exchange.poll_head(cx)).await {
         Ok(answer) => exchange.into_response(answer).map_err(SendError::Protocol),
         Err(Failure::Unsent) => {
-            let (body, taken) = exchange.upload.into_unsent();
+            let (body, taken) = exchange.upload.into_unsent(&exchange.io);
             outgoing.give_back(body, taken);
             Err(SendError::Unsent { refused: false })
         }

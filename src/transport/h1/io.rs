@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
+use std::ops::Range;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
@@ -142,9 +143,14 @@ impl Io {
         write(self.conn.line.inner.borrow_mut().out.buffer(&self.common().buffers));
     }
 
-    /// Queues data, then `tail`.
-    pub(crate) fn put(&self, data: Bytes, tail: &'static [u8]) {
-        self.conn.line.inner.borrow_mut().out.put(data, tail, &self.common().buffers);
+    /// Queues data, then `tail`, and says where the data stands.
+    pub(crate) fn put(&self, data: Bytes, tail: &'static [u8]) -> Range<usize> {
+        self.conn.line.inner.borrow_mut().out.put(data, tail, &self.common().buffers)
+    }
+
+    /// Data that was queued, while nothing at all has been sent.
+    pub(crate) fn unsent(&self, place: Range<usize>) -> Bytes {
+        self.conn.line.inner.borrow().out.unsent(place)
     }
 
     /// Whether more may be queued before a flush.

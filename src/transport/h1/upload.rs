@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -34,8 +35,8 @@ pub(super) struct Upload<B> {
     framing: Outbound,
     /// Polled already, to be sent before anything else.
     held: VecDeque<Frame<Bytes>>,
-    /// The data that stands in the first write, kept until a byte of it has gone out.
-    first: Option<Bytes>,
+    /// Where the data of the first write stands in what is queued, until a byte of it has gone out.
+    first: Option<Range<usize>>,
     ended: bool,
 }
 
@@ -46,9 +47,9 @@ impl<B: RequestBody> Upload<B> {
     }
 
     /// The body as it was before a write that never happened: with the frames polled from it.
-    pub(super) fn into_unsent(mut self) -> (B, VecDeque<Frame<Bytes>>) {
+    pub(super) fn into_unsent(mut self, io: &Io) -> (B, VecDeque<Frame<Bytes>>) {
         if let Some(first) = self.first {
-            self.held.push_front(Frame::data(first));
+            self.held.push_front(Frame::data(io.unsent(first)));
         }
         (self.body, self.held)
     }
@@ -93,26 +94,27 @@ impl<B: RequestBody> Upload<B> {
         if data.is_empty() {
             return Ok(());
         }
-        if !io.written() {
-            self.first = Some(data.clone());
-        }
-        match &mut self.framing {
+        let place = match &mut self.framing {
             Outbound::Length(left) => {
                 let Some(rest) = left.checked_sub(data.len() as u64) else {
                     return Err("the body is longer than its content-length".into());
                 };
                 *left = rest;
                 self.ended = rest == 0;
-                io.put(data, b"");
+                io.put(data, b"")
             }
             Outbound::Chunked => {
                 io.write(|out| encode::chunk_size(data.len(), out));
-                io.put(data, b"\r\n");
+                let place = io.put(data, b"\r\n");
                 if self.held.is_empty() && self.body.is_end_stream() && io.has_room() {
                     self.finish(io, None)?;
                 }
+                place
             }
             Outbound::None => return Err("a body where none was announced".into()),
+        };
+        if !io.written() {
+            self.first = Some(place);
         }
         Ok(())
     }

@@ -43,48 +43,57 @@ fn a_connection_that_closed_while_idle_is_not_used() {
 #[test]
 fn a_pooled_connection_that_dies_before_a_byte_is_written_hands_the_request_back() {
     run(async {
-        let (listener, address) = listener().await;
-        let (transport, target) = (transport(), http1(address));
-        let (response, mut peer) = tokio::join!(
-            async { transport.connect(&target).await.unwrap().send_once(get("/")).await.unwrap() },
-            async {
-                let mut peer = Peer::accept(&listener).await;
-                peer.head().await;
-                peer.write(OK).await;
-                peer
-            }
-        );
-        assert_eq!(read(response).await.0, b"ok");
-
-        // Taken out while it lives; reset before anything is written.
-        let connection = transport.connect(&target).await.unwrap();
-        assert!(connection.dialled().is_none());
-        peer.stream.write_all(b"x").await.unwrap();
-        peer.stream.set_zero_linger().unwrap();
-        drop(peer);
-        // A real time, not a wait for an event: the reset of a loopback connection is immediate,
-        // but nothing tells us of it without touching the connection under test.
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        let body = TestBody::frames(vec![data("one"), data("two")]);
-        // PUT: with POST the socket would be looked at before the body is.
-        let mut request = post(body);
-        *request.method_mut() = http::Method::PUT;
-        let mut outgoing = Outgoing::from(request);
-        let error = connection.send(&mut outgoing).await.unwrap_err();
-        assert!(matches!(error, SendError::Unsent { refused: false }) && outgoing.is_whole(), "{error}");
-
-        // The frame that was polled for the write that failed goes out again, and first.
-        let (response, ()) = tokio::join!(
-            async { transport.connect(&target).await.unwrap().send(&mut outgoing).await.unwrap() },
-            async {
-                let mut peer = Peer::accept(&listener).await;
-                peer.head().await;
-                assert_eq!(peer.until("0\r\n\r\n").await, "3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n");
-                peer.write(OK).await;
-            }
-        );
-        assert_eq!(read(response).await.0, b"ok");
+        let chunks = TestBody::frames(vec![data("one"), data("two")]);
+        handed_back(chunks, "3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n").await;
+        handed_back(TestBody::sized("all of it"), "all of it").await;
+        // More than is copied behind the head.
+        let large = format!("{}.", "large ".repeat(10_000));
+        handed_back(TestBody::sized(large.clone()), &large).await;
     });
+}
+
+/// Sends a request that is handed back, and then once more: what comes is `expected`.
+async fn handed_back(body: TestBody, expected: &str) {
+    let (listener, address) = listener().await;
+    let (transport, target) = (transport(), http1(address));
+    let (response, mut peer) = tokio::join!(
+        async { transport.connect(&target).await.unwrap().send_once(get("/")).await.unwrap() },
+        async {
+            let mut peer = Peer::accept(&listener).await;
+            peer.head().await;
+            peer.write(OK).await;
+            peer
+        }
+    );
+    assert_eq!(read(response).await.0, b"ok");
+
+    // Taken out while it lives; reset before anything is written.
+    let connection = transport.connect(&target).await.unwrap();
+    assert!(connection.dialled().is_none());
+    peer.stream.write_all(b"x").await.unwrap();
+    peer.stream.set_zero_linger().unwrap();
+    drop(peer);
+    // A real time, not a wait for an event: the reset of a loopback connection is immediate,
+    // but nothing tells us of it without touching the connection under test.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    // PUT: with POST the socket would be looked at before the body is.
+    let mut request = post(body);
+    *request.method_mut() = http::Method::PUT;
+    let mut outgoing = Outgoing::from(request);
+    let error = connection.send(&mut outgoing).await.unwrap_err();
+    assert!(matches!(error, SendError::Unsent { refused: false }) && outgoing.is_whole(), "{error}");
+
+    // The frame that was polled for the write that failed goes out again, and first.
+    let (response, ()) = tokio::join!(
+        async { transport.connect(&target).await.unwrap().send(&mut outgoing).await.unwrap() },
+        async {
+            let mut peer = Peer::accept(&listener).await;
+            peer.head().await;
+            assert_eq!(peer.exactly(expected.len()).await, expected);
+            peer.write(OK).await;
+        }
+    );
+    assert_eq!(read(response).await.0, b"ok");
 }
 
 #[test]

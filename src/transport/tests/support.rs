@@ -108,6 +108,8 @@ impl Body for TestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         if let Some(frame) = self.frames.pop_front() {
+            let polled = frame.data_ref().map_or(0, |data| data.len() as u64);
+            self.length = self.length.map(|left| left.saturating_sub(polled));
             return Poll::Ready(Some(Ok(frame)));
         }
         match &mut self.more {
@@ -178,6 +180,16 @@ impl Peer {
             let len = self.stream.read_buf(&mut self.read).await.unwrap();
             assert_ne!(len, 0, "the client closed");
         }
+    }
+
+    /// So many bytes.
+    pub(crate) async fn exactly(&mut self, len: usize) -> String {
+        while self.read.len() < len {
+            let len = self.stream.read_buf(&mut self.read).await.unwrap();
+            assert_ne!(len, 0, "the client closed");
+        }
+        let rest = self.read.split_off(len);
+        String::from_utf8(std::mem::replace(&mut self.read, rest)).unwrap()
     }
 
     /// A request's head.
