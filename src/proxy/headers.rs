@@ -8,13 +8,13 @@ use http::{Method, Version};
 use ipnet::IpNet;
 
 use super::error::ProxyError;
+use super::hop_by_hop::HopByHop;
+pub(super) use super::hop_by_hop::strip_connection_fields;
 
 pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(super) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub(super) const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// So many headers are added to a request.
 const ADDED: usize = 5;
@@ -123,9 +123,8 @@ impl Peer {
 /// What a look over a request's headers found.
 #[derive(Debug, Default)]
 struct Found {
-    hop: bool,
+    hop: HopByHop,
     drop: Vec<HeaderName>,
-    te_trailers: bool,
 }
 
 /// Where new request ids come from. They share blocks of memory: one by one, an id and its first copy would
@@ -196,10 +195,11 @@ pub(super) fn forwarded(headers: &mut HeaderMap, hop: Hop<'_>) -> Result<Added, 
     let (mut found, mut expect, mut via, mut id, mut host) = (Found::default(), false, false, false, 0);
     let (mut hops, mut proto, mut named) = (false, false, false);
     for (name, value) in headers.iter() {
-        if *name == header::HOST {
+        let hop_by_hop = HopByHop::of(name);
+        if hop_by_hop != HopByHop::NONE {
+            found.hop = found.hop.and(hop_by_hop);
+        } else if *name == header::HOST {
             host += if value == hop.authority { 1 } else { 2 };
-        } else if is_hop_by_hop(name) || *name == header::TE {
-            found.hop = true;
         } else if *name == header::EXPECT {
             expect = true;
         } else if *name == header::VIA {
@@ -214,9 +214,7 @@ pub(super) fn forwarded(headers: &mut HeaderMap, hop: Hop<'_>) -> Result<Added, 
             named |= *name == X_FORWARDED_HOST;
         }
     }
-    if found.hop {
-        strip_hop_by_hop(headers, &mut found);
-    }
+    let te_trailers = found.hop.strip(headers);
     for name in &found.drop {
         if !(trusted && *name == header::FORWARDED) {
             headers.remove(name);
@@ -225,7 +223,7 @@ pub(super) fn forwarded(headers: &mut HeaderMap, hop: Hop<'_>) -> Result<Added, 
     if expect {
         headers.remove(header::EXPECT);
     }
-    if found.te_trailers {
+    if te_trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
     if let Some(upgrade) = hop.upgrade {
@@ -277,14 +275,12 @@ fn forwarded_for(headers: &HeaderMap, peer: &HeaderValue) -> HeaderValue {
 
 /// Turns an instance's headers into the ones that the client gets, but for [`stamp`]'s.
 pub(super) fn answered(headers: &mut HeaderMap) {
-    let (mut found, mut id) = (Found::default(), false);
+    let (mut found, mut id) = (HopByHop::NONE, false);
     for name in headers.keys() {
-        found.hop |= is_hop_by_hop(name);
+        found = found.and(HopByHop::of(name));
         id |= *name == X_REQUEST_ID;
     }
-    if found.hop {
-        strip_hop_by_hop(headers, &mut found);
-    }
+    found.strip(headers);
     if id {
         headers.remove(X_REQUEST_ID);
     }
@@ -299,11 +295,10 @@ pub(super) fn stamp(via: &Via, version: Version, request_id: &HeaderValue) -> [(
 pub(super) fn clean_trailers(trailers: &mut HeaderMap) {
     let mut drop = Vec::new();
     for name in trailers.keys() {
-        let forbidden = is_hop_by_hop(name)
+        let forbidden = HopByHop::of(name) != HopByHop::NONE
             || matches!(
                 *name,
-                header::TE
-                    | header::CONTENT_LENGTH
+                header::CONTENT_LENGTH
                     | header::HOST
                     | header::AUTHORIZATION
                     | header::CONTENT_ENCODING
@@ -347,26 +342,13 @@ pub(super) fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> 
     tokens(headers, name).any(|word| word.eq_ignore_ascii_case(token))
 }
 
-fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+pub(super) fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
     headers
         .get_all(name)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|text| text.split(','))
         .map(str::trim)
-}
-
-/// RFC 9110, 7.6.1. TE is treated apart: its `trailers` passes.
-fn is_hop_by_hop(name: &HeaderName) -> bool {
-    matches!(
-        *name,
-        header::CONNECTION
-            | header::TRANSFER_ENCODING
-            | header::UPGRADE
-            | header::PROXY_AUTHENTICATE
-            | header::PROXY_AUTHORIZATION
-    ) || *name == KEEP_ALIVE
-        || *name == PROXY_CONNECTION
 }
 
 /// Names that only we, or a trusted peer, may set; and every name that an instance could take for one that
@@ -401,46 +383,6 @@ fn is_guarded(twin: &str) -> bool {
                 | "host"
                 | "expect"
         )
-}
-
-/// Names that Connection may not strip: a client could make us drop what an instance relies on.
-fn is_protected(name: &HeaderName) -> bool {
-    matches!(
-        *name,
-        header::HOST | header::AUTHORIZATION | header::CONTENT_LENGTH | header::VIA | header::COOKIE
-    ) || *name == X_REQUEST_ID
-        || name.as_str() == "traceparent"
-        || name.as_str().starts_with("x-forwarded-")
-}
-
-/// Takes out of an answer what HTTP/2 does not carry.
-pub(super) fn strip_connection_fields(headers: &mut HeaderMap) {
-    if headers.keys().any(|name| is_hop_by_hop(name) || *name == header::TE) {
-        strip_hop_by_hop(headers, &mut Found::default());
-    }
-}
-
-fn strip_hop_by_hop(headers: &mut HeaderMap, found: &mut Found) {
-    found.te_trailers = tokens(headers, &header::TE).any(|word| word.eq_ignore_ascii_case("trailers"));
-    let named: Vec<HeaderName> = tokens(headers, &header::CONNECTION)
-        .filter_map(|word| HeaderName::from_bytes(word.as_bytes()).ok())
-        .filter(|name| !is_protected(name))
-        .collect();
-    for name in named {
-        headers.remove(name);
-    }
-    for name in [
-        header::CONNECTION,
-        header::TRANSFER_ENCODING,
-        header::UPGRADE,
-        header::TE,
-        header::PROXY_AUTHENTICATE,
-        header::PROXY_AUTHORIZATION,
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
-    ] {
-        headers.remove(name);
-    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! and spawns [`serve`] for each connection that it accepts.
 //!
 //! The way of a request: `listener` → `socket` → `opening` → `h1` or `h2` → `stack` →
-//! `request` → `filter` → `forward` → `attempts` (with `headers`, `upgrade`, `grpc`) → the transport; and back through `answer`.
+//! `request` → `filter` → `forward` → `attempts` (with `headers`, `hop_by_hop`, `upgrade`, `grpc`) → the transport; and back through `answer`.
 
 mod access_log;
 mod answer;
@@ -26,6 +26,7 @@ mod h2;
 mod headers;
 mod hedge;
 mod hold;
+mod hop_by_hop;
 mod listener;
 mod memory;
 mod opening;

@@ -29,8 +29,8 @@ pub(super) fn request_head(
 ) {
     let target = uri.path_and_query().map_or("/", |target| target.as_str());
     put(out, &[method.as_str().as_bytes(), b" ", target.as_bytes(), b" HTTP/1.1\r\n"]);
-    if !headers.contains_key(HOST)
-        && let Some(authority) = uri.authority()
+    if let Some(authority) = uri.authority()
+        && !headers.contains_key(HOST)
     {
         put(out, &[b"host: ", authority.as_str().as_bytes(), b"\r\n"]);
     }
