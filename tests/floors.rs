@@ -40,8 +40,6 @@ const PURE: &[&str] = &[
     "src/proxy/h1/head.rs",
     "src/proxy/h1/encode.rs",
     "src/proxy/h2/head.rs",
-    "src/proxy/h2/connection/",
-    "src/proxy/h2/flood.rs",
     "src/table/gradient.rs",
     "src/gateway/guard.rs",
     "src/registry/zookeeper/mirror.rs",

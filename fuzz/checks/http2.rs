@@ -1,9 +1,10 @@
-//! An HTTP/2 client's bytes behind its preface: whatever they are and however they are cut, they are the same streams, what is
-//! said to them is sound, and it is bounded by what they sent.
+//! What the other side says over HTTP/2 behind the preface: whatever it is and however it is cut, it makes the same streams, what is
+//! said to it is sound, and bounded by what it sent.
 
 use std::collections::HashSet;
 
 use zoogate::proxy::codec::{StreamRequest, read_h2, serve_h2};
+use zoogate::transport::codec::read_h2_answers;
 
 /// The first byte says how the bytes are cut; the rest are frames, behind a SETTINGS where its second bit says so.
 pub fn check(data: &[u8]) {
@@ -29,6 +30,15 @@ pub fn check(data: &[u8]) {
     whole.requests.iter().for_each(well_formed);
     let held: usize = whole.requests.iter().map(|request| request.body.len()).sum();
     assert!(held <= input.len().min(1024 * 1024));
+
+    let answers = read_h2_answers(input, []);
+    assert_eq!(answers, read_h2_answers(input, std::iter::repeat_with(&mut cut)));
+    sound(&answers.1, input.len());
+    answers.0.iter().for_each(|answer| {
+        assert!(
+            answer.head.is_some() || answer.body.is_empty() && answer.trailers.is_none() && !answer.ended
+        );
+    });
 
     let mut at = 0;
     let answered = serve_h2(

@@ -1,6 +1,8 @@
 //! HTTP/2 frames (RFC 9113, section 4 and 6) as bytes: how one begins, and how those are written that carry no head.
 //! No I/O.
 
+use std::fmt;
+
 use bytes::{BufMut, BytesMut};
 
 /// Bytes of a frame's head.
@@ -62,6 +64,31 @@ impl Reason {
     pub(crate) const CANCEL: Self = Self(0x8);
     pub(crate) const COMPRESSION_ERROR: Self = Self(0x9);
     pub(crate) const ENHANCE_YOUR_CALM: Self = Self(0xb);
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const NAMES: [&str; 14] = [
+            "NO_ERROR",
+            "PROTOCOL_ERROR",
+            "INTERNAL_ERROR",
+            "FLOW_CONTROL_ERROR",
+            "SETTINGS_TIMEOUT",
+            "STREAM_CLOSED",
+            "FRAME_SIZE_ERROR",
+            "REFUSED_STREAM",
+            "CANCEL",
+            "COMPRESSION_ERROR",
+            "CONNECT_ERROR",
+            "ENHANCE_YOUR_CALM",
+            "INADEQUATE_SECURITY",
+            "HTTP_1_1_REQUIRED",
+        ];
+        match NAMES.get(self.0 as usize) {
+            Some(name) => f.write_str(name),
+            None => write!(f, "code {}", self.0),
+        }
+    }
 }
 
 /// What stands before a payload.

@@ -2,6 +2,7 @@
 //! configuration chooses among. No I/O and no clock.
 
 mod cause;
+mod decimal;
 mod deny;
 mod instance;
 mod name;
@@ -13,6 +14,7 @@ mod sequence;
 mod snapshot;
 
 pub use cause::{Cause, Source};
+pub(crate) use decimal::decimal;
 pub use deny::{Denial, DenyList};
 pub use instance::{
     Address, Host, Incarnation, Instance, InstanceId, InvalidAddress, NodeFacts, Owner, Role,

@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Request, Version};
 
@@ -26,8 +26,6 @@ pub(super) struct Checked {
     pub(super) path: Option<String>,
     /// HTTP/2: the length that the head gives the body.
     pub(super) length: Option<u64>,
-    /// HTTP/2: the cookie is in several fields, for [`join_cookies`].
-    pub(super) crumbs: bool,
 }
 
 /// Holds a request against the rules.
@@ -43,12 +41,12 @@ pub(super) fn check<B>(request: &Request<B>, limits: &Limits) -> Result<Checked,
         return Err(ProxyError::UriTooLong);
     }
     // Over HTTP/1 the reader of heads did this.
-    let (length, crumbs) = if http2 {
+    let length = if http2 {
         check_h2(request.headers(), target, limits)?
     } else if limits.max_body.is_some() {
-        (request.headers().get(CONTENT_LENGTH).map(content_length).transpose()?, false)
+        request.headers().get(CONTENT_LENGTH).map(content_length).transpose()?
     } else {
-        (None, false)
+        None
     };
     let (authority, host, given) = authority(request, http2)?;
     let expect = request.headers().get(EXPECT);
@@ -67,7 +65,7 @@ pub(super) fn check<B>(request: &Request<B>, limits: &Limits) -> Result<Checked,
             Cow::Owned(resolved) => Some(resolved),
         },
     };
-    Ok(Checked { authority, given, host, path, length, crumbs })
+    Ok(Checked { authority, given, host, path, length })
 }
 
 fn content_length(value: &HeaderValue) -> Result<u64, ProxyError> {
@@ -76,10 +74,10 @@ fn content_length(value: &HeaderValue) -> Result<u64, ProxyError> {
 }
 
 /// The limits of a head, and what HTTP/2 forbids and h2 lets through. One look at each field; what it says of
-/// the body's length is returned, and whether the cookie is in pieces.
-fn check_h2(headers: &HeaderMap, target: usize, limits: &Limits) -> Result<(Option<u64>, bool), ProxyError> {
+/// the body's length is returned.
+fn check_h2(headers: &HeaderMap, target: usize, limits: &Limits) -> Result<Option<u64>, ProxyError> {
     let is_space = |b: Option<&u8>| matches!(b, Some(b' ' | b'\t'));
-    let (mut size, mut wrong, mut length, mut cookies) = (target, None, None, 0_usize);
+    let (mut size, mut wrong, mut length) = (target, None, None);
     for (name, value) in headers {
         size += name.as_str().len() + value.len() + 4;
         let bytes = value.as_bytes();
@@ -91,8 +89,6 @@ fn check_h2(headers: &HeaderMap, target: usize, limits: &Limits) -> Result<(Opti
             }
         } else if *name == CONNECTION || *name == TRANSFER_ENCODING {
             wrong = Some("a connection-specific field in HTTP/2");
-        } else if *name == COOKIE {
-            cookies += 1;
         }
     }
     if headers.len() > limits.max_headers || size > limits.max_header_size {
@@ -100,16 +96,8 @@ fn check_h2(headers: &HeaderMap, target: usize, limits: &Limits) -> Result<(Opti
     }
     match wrong {
         Some(why) => Err(ProxyError::BadRequest(why)),
-        None => Ok((length.map(content_length).transpose()?, cookies > 1)),
+        None => length.map(content_length).transpose(),
     }
-}
-
-/// Puts a cookie that came in several fields into the one that everything but HTTP/2 expects (RFC 9113, 8.2.3).
-pub(super) fn join_cookies(headers: &mut HeaderMap) -> Result<(), ProxyError> {
-    let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    let joined = HeaderValue::from_maybe_shared(bytes::Bytes::from(crumbs.join(&b"; "[..])));
-    headers.insert(COOKIE, joined.map_err(|_| ProxyError::BadRequest("a malformed cookie"))?);
-    Ok(())
 }
 
 /// Finds who the request is for: the absolute form's or `:authority`, else Host; and in what spelling
@@ -246,19 +234,6 @@ mod tests {
         assert!(run("http://a.example/", &[("x", "trail\t")]).is_err());
         assert!(run("http://a.example/", &[("connection", "close")]).is_err());
         assert!(run("http://a.example/", &[("content-length", "1"), ("content-length", "1")]).is_err());
-    }
-
-    #[test]
-    fn a_cookie_in_pieces_is_put_together() {
-        let mut request = Request::builder().version(Version::HTTP_2).uri("http://a/");
-        for crumb in ["a=1", "b=2; c=3", "d=4"] {
-            request = request.header("cookie", crumb);
-        }
-        let mut request = request.body(()).unwrap();
-        assert!(check(&request, &limits()).unwrap().crumbs);
-        join_cookies(request.headers_mut()).unwrap();
-        assert_eq!(request.headers()[COOKIE], "a=1; b=2; c=3; d=4");
-        assert!(!check(&request, &limits()).unwrap().crumbs);
     }
 
     #[test]

@@ -7,15 +7,15 @@
 use std::io::{self, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
-use std::pin::{Pin, pin};
-use std::task::{Context, Poll, ready};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use bytes::BytesMut;
 use rustix::net::{RecvFlags, SendFlags, recv};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::transport::{Buffers, send};
+use crate::transport::{Buffers, fill, send};
 
 /// The first read of a connection that has nothing in memory.
 const FIRST_READ: usize = 8 * 1024;
@@ -114,17 +114,7 @@ impl Socket {
         buffer: &mut BytesMut,
         spare: &Buffers,
     ) -> Poll<io::Result<usize>> {
-        let mut stream = self.polled()?;
-        ready!(stream.poll_read_ready(cx))?;
-        let mut room = spare.take();
-        let read = pin!(stream.read_buf(&mut room)).poll(cx);
-        if buffer.is_empty() && !room.is_empty() {
-            std::mem::swap(buffer, &mut room);
-        } else {
-            buffer.extend_from_slice(&room);
-        }
-        spare.give(room);
-        read
+        fill(self.polled()?, cx, buffer, spare)
     }
 
     /// Whether bytes have come that nobody read: a close now would be a reset, and take what was sent along.

@@ -21,7 +21,7 @@ use super::forward::forward;
 use super::grpc::is_grpc;
 use super::listener::Client;
 use super::memory::Pressure;
-use super::request::{check, join_cookies};
+use super::request::check;
 use super::respond::{self, Manner};
 use crate::transport::Outgoing;
 
@@ -107,9 +107,6 @@ fn admit(client: &Client, call: &mut Call, request: &mut Request<Body>) -> Resul
     }
     if !checked.given {
         request.headers_mut().insert(HOST, call.authority.clone());
-    }
-    if checked.crumbs {
-        join_cookies(request.headers_mut())?;
     }
     *request.extensions_mut() = http::Extensions::new();
     Ok(checked.length)

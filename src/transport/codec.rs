@@ -1,11 +1,17 @@
-//! The HTTP/1.1 codec without a connection: what benchmarks and fuzzers call.
+//! The codecs without a connection: what benchmarks and fuzzers call.
+
+use std::rc::Rc;
+use std::time::Instant;
 
 use bytes::BytesMut;
 use http::request::Parts;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 
 use super::h1::{Asked, Decoder, HeadLimits, HeadParser, Step, write_head};
 use super::{ProtocolError, TransportOptions};
+use crate::http2::connection::{Bounds, Connection, Side};
+use crate::http2::hpack;
+use crate::http2::stream::Stream;
 
 /// Reads the answer to a GET as it would come in, `piece` bytes at a time.
 ///
@@ -37,6 +43,55 @@ pub fn read_answer(input: &[u8], piece: usize) -> Result<Option<(StatusCode, u64
             },
         }
     }
+}
+
+/// The answer to one of our HTTP/2 streams, as far as it has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamAnswer {
+    /// Status and fields.
+    pub head: Option<(StatusCode, HeaderMap)>,
+    /// What it carries.
+    pub body: Vec<u8>,
+    /// Its trailers.
+    pub trailers: Option<HeaderMap>,
+    /// The instance has said all.
+    pub ended: bool,
+    /// It was broken off.
+    pub over: bool,
+}
+
+/// Reads what an instance says over HTTP/2 as it comes in, up to each of `cuts` in turn, and then the rest: the answers to
+/// three GETs, all that was said to it, and whether the connection had to end.
+pub fn read_h2_answers(
+    input: &[u8],
+    cuts: impl IntoIterator<Item = usize>,
+) -> (Vec<StreamAnswer>, Vec<u8>, bool) {
+    let options = TransportOptions::default();
+    let window = options.stream_window;
+    let bounds =
+        Bounds { streams: 0, stream_window: window, window: 4 * window, head: options.max_header_size };
+    let (now, mut out) = (Instant::now(), BytesMut::new());
+    let mut connection = Connection::new(Side::Client, bounds, now, &mut out);
+    let head = |out: &mut BytesMut| hpack::request(out, &Method::GET, b"shop", b"/");
+    let streams = [(); 3].map(|()| connection.open(true, false, &mut out, head));
+    let (mut buffer, mut given, mut cuts, mut failed) = (BytesMut::new(), 0, cuts.into_iter(), false);
+    while given < input.len() && !failed {
+        let end = cuts.next().map_or(input.len(), |cut| cut.clamp(given, input.len()));
+        buffer.extend_from_slice(&input[given..end]);
+        given = end;
+        if let Err(fatal) = connection.feed(&mut buffer, now, &mut out, &mut Vec::new(), HeaderMap::new) {
+            connection.goaway(fatal.0, &mut out);
+            failed = true;
+        }
+    }
+    let answer = |stream: &Rc<Stream>| StreamAnswer {
+        head: stream.take_head().map(|head| (head.status(), head.headers().clone())),
+        body: stream.take_body().to_vec(),
+        trailers: stream.take_trailers(),
+        ended: stream.ended.get(),
+        over: stream.over().is_some(),
+    };
+    (streams.iter().map(answer).collect(), out.to_vec(), failed)
 }
 
 fn limits(options: &TransportOptions) -> HeadLimits {

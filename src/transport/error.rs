@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::http2::frame::Reason;
+
 /// Any error, as bodies hand them up.
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -133,9 +135,9 @@ impl Reset {
         Self::io(io::Error::new(io::ErrorKind::UnexpectedEof, "the connection closed too soon"), reused)
     }
 
-    pub(crate) fn h2(cause: ::h2::Error, reused: bool) -> Self {
-        let reason = cause.reason().map(u32::from);
-        Self { cause: cause.into(), reason, reused, unprocessed: false }
+    pub(crate) fn stream(reason: Reason, reused: bool) -> Self {
+        let cause = format!("the stream was reset with {reason}");
+        Self { cause: cause.into(), reason: Some(reason.0), reused, unprocessed: false }
     }
 }
 

@@ -1,7 +1,7 @@
-//! Header blocks of answers. They depend on nothing that was sent before.
+//! Header blocks. They depend on nothing that was sent before.
 
 use bytes::BytesMut;
-use http::{HeaderName, StatusCode};
+use http::{HeaderName, Method, StatusCode};
 
 use super::table::static_index;
 
@@ -33,6 +33,27 @@ pub(crate) fn status(out: &mut BytesMut, status: StatusCode) {
         }
     };
     out.extend_from_slice(&[0x80 | index]);
+}
+
+/// Adds what a request begins with, over plain text.
+pub(crate) fn request(out: &mut BytesMut, method: &Method, authority: &[u8], path: &[u8]) {
+    match *method {
+        Method::GET => out.extend_from_slice(&[0x82]),
+        Method::POST => out.extend_from_slice(&[0x83]),
+        _ => {
+            out.extend_from_slice(&[0x02]);
+            string(out, method.as_str().as_bytes());
+        }
+    }
+    // The scheme, and then literals with the names of entries 1 and 4.
+    out.extend_from_slice(&[0x86, 0x01]);
+    string(out, authority);
+    if path == b"/" {
+        out.extend_from_slice(&[0x84]);
+    } else {
+        out.extend_from_slice(&[0x04]);
+        string(out, path);
+    }
 }
 
 /// Adds a field that no table keeps; one that is sensitive is kept by no table on its further way, either.

@@ -1,9 +1,9 @@
-//! What a pair of name and value means in a request.
+//! What a pair of name and value means.
 
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 
-/// A field of a request, parsed.
+/// A field, parsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Field {
     /// `:method`
@@ -14,9 +14,11 @@ pub(crate) enum Field {
     Authority(Authority),
     /// `:path`
     Path(PathAndQuery),
+    /// `:status`
+    Status(StatusCode),
     /// Whatever has no colon; the value is sensitive where the client wants it never to be indexed.
     Header(HeaderName, HeaderValue),
-    /// No request may have it, and why. The block is sound all the same: this ends a stream, not its connection.
+    /// No message may have it, and why. The block is sound all the same: this ends a stream, not its connection.
     Malformed(&'static str),
 }
 
@@ -27,13 +29,11 @@ pub(super) enum Name {
     Scheme,
     Authority,
     Path,
+    Status,
     Header(HeaderName),
     /// Its length counts for the size of the table.
     Bad(usize, &'static str),
 }
-
-/// The one pseudo-field that is in the static table and of answers only.
-pub(super) const STATUS: Name = Name::Bad(7, "a request with :status");
 
 impl Name {
     pub(super) fn parse(name: &[u8]) -> Self {
@@ -43,7 +43,7 @@ impl Name {
                 b":scheme" => Self::Scheme,
                 b":authority" => Self::Authority,
                 b":path" => Self::Path,
-                b":status" => STATUS,
+                b":status" => Self::Status,
                 _ => Self::Bad(name.len(), "an unknown pseudo-field"),
             };
         }
@@ -61,6 +61,7 @@ impl Name {
             Self::Scheme => ":scheme".len(),
             Self::Authority => ":authority".len(),
             Self::Path => ":path".len(),
+            Self::Status => ":status".len(),
             Self::Header(name) => name.as_str().len(),
             Self::Bad(len, _) => *len,
         }
@@ -95,6 +96,10 @@ impl Name {
             Self::Authority => match Authority::try_from(value) {
                 Ok(authority) => return Ok(Field::Authority(authority)),
                 Err(_) => "an :authority that is none",
+            },
+            Self::Status => match StatusCode::from_bytes(value) {
+                Ok(status) => return Ok(Field::Status(status)),
+                Err(_) => "a :status that is none",
             },
             Self::Bad(_, why) => why,
         };

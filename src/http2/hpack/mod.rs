@@ -1,7 +1,7 @@
-//! HPACK (RFC 7541) of a server: requests are decoded, answers encoded.
+//! HPACK (RFC 7541), with a table for what comes in and none for what goes out.
 //!
-//! A client repeats most of its fields on a connection, so the dynamic table keeps each field as the request will
-//! have it: parsed once, and from then on a count of references. Answers are encoded without a table and without
+//! The other side repeats most of its fields on a connection, so the dynamic table keeps each field as the message will
+//! have it: parsed once, and from then on a count of references. What goes out is encoded without a table and without
 //! Huffman's code: both save bytes that are cheap, and cost work that is not.
 
 mod decode;
@@ -13,7 +13,7 @@ mod table;
 mod tests;
 
 pub(crate) use self::decode::Decoder;
-pub(crate) use self::encode::{field, no_table, status};
+pub(crate) use self::encode::{field, no_table, request, status};
 pub(crate) use self::field::Field;
 
 /// Why a header block cannot be read: the table of the connection is lost with it, so the connection ends with

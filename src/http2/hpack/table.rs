@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 
 use http::uri::{PathAndQuery, Scheme};
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 
-use super::field::{Field, Name, STATUS};
+use super::field::{Field, Name};
 
 /// Entries of the static table.
 pub(super) const STATIC: usize = 61;
@@ -58,7 +58,7 @@ pub(super) fn static_size(index: usize) -> usize {
     usize::from(SIZES[index])
 }
 
-/// An entry of the static table as a request has it.
+/// An entry of the static table.
 #[inline]
 pub(super) fn static_field(index: usize) -> Field {
     match index {
@@ -71,7 +71,13 @@ pub(super) fn static_field(index: usize) -> Field {
         ENCODINGS => Field::Header(http::header::ACCEPT_ENCODING, HeaderValue::from_static(ENCODINGS_VALUE)),
         HEADERS..=STATIC => Field::Header(NAMES[index - HEADERS].clone(), HeaderValue::from_static("")),
         1 => Field::Malformed("an empty :authority"),
-        _ => Field::Malformed("a request with :status"),
+        8 => Field::Status(StatusCode::OK),
+        9 => Field::Status(StatusCode::NO_CONTENT),
+        10 => Field::Status(StatusCode::PARTIAL_CONTENT),
+        11 => Field::Status(StatusCode::NOT_MODIFIED),
+        12 => Field::Status(StatusCode::BAD_REQUEST),
+        13 => Field::Status(StatusCode::NOT_FOUND),
+        _ => Field::Status(StatusCode::INTERNAL_SERVER_ERROR),
     }
 }
 
@@ -84,7 +90,7 @@ pub(super) fn static_name(index: usize) -> Name {
         2 | 3 => Name::Method,
         1 => Name::Authority,
         6 | 7 => Name::Scheme,
-        _ => STATUS,
+        _ => Name::Status,
     }
 }
 
@@ -148,6 +154,7 @@ impl Entry {
             (Field::Authority(_), _) => Name::Authority,
             (Field::Method(_), _) => Name::Method,
             (Field::Scheme(_), _) => Name::Scheme,
+            (Field::Status(_), _) => Name::Status,
             (Field::Malformed(_), Some(name)) => Name::clone(name),
             (Field::Malformed(why), None) => Name::Bad(0, why),
         }

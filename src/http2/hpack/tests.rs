@@ -1,7 +1,7 @@
 //! The vectors of RFC 7541, an encoder that indexes against the decoder, and what a hostile one may send.
 
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 use proptest::prelude::*;
 
 use self::indexer::{Indexer, fields};
@@ -27,6 +27,7 @@ fn meaning(name: &[u8], value: &[u8]) -> Option<Field> {
         b":path" if value == b"*" || value.starts_with(b"/") => {
             PathAndQuery::try_from(value).ok().map(Field::Path)
         }
+        b":status" => StatusCode::from_bytes(value).ok().map(Field::Status),
         _ => {
             let token = |b: &u8| matches!(b, b'a'..=b'z' | b'0'..=b'9') || b"!#$%&'*+-.^_`|~".contains(b);
             let control = |b: &u8| (*b < 0x20 && *b != b'\t') || *b == 0x7f;

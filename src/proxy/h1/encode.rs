@@ -5,7 +5,8 @@ use http::header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderName, HeaderValue, TR
 use http::response::Parts;
 use http::{HeaderMap, StatusCode};
 
-use crate::transport::h1::{chunk_size, decimal, last_chunk, number, put};
+use crate::model::decimal;
+use crate::transport::h1::{chunk_size, last_chunk, number, put};
 
 /// What of the request bears on its answer.
 #[derive(Debug, Clone, Copy)]

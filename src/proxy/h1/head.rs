@@ -12,6 +12,7 @@ use memchr::memchr;
 
 use super::super::body::Body;
 use super::super::error::Fault;
+use crate::model::decimal;
 use crate::transport::Outgoing;
 use crate::transport::h1::Framing;
 
@@ -178,7 +179,7 @@ fn interpret(
                 if header.value.len() > MAX_DIGITS || chunked {
                     return Err(Fault::Malformed);
                 }
-                let value = crate::transport::h1::decimal(header.value).ok_or(Fault::Malformed)?;
+                let value = decimal(header.value).ok_or(Fault::Malformed)?;
                 if length.replace(value).is_some() {
                     return Err(Fault::Malformed);
                 }

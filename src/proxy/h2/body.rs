@@ -7,8 +7,8 @@ use bytes::Bytes;
 use http_body::Frame;
 
 use super::super::body::BoxError;
-use super::stream::Stream;
 use super::wire::Wire;
+use crate::http2::stream::Stream;
 
 /// One request's body. What was read of it may be sent anew by the client: that is the back pressure.
 pub(in super::super) struct RequestBody {

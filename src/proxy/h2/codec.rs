@@ -6,10 +6,11 @@ use std::time::Instant;
 use bytes::BytesMut;
 use http::{HeaderMap, Method, StatusCode};
 
-use super::connection::{Begun, Close, Connection};
-use super::stream::Stream;
+use super::wire::bounds;
+use crate::http2::connection::{Begun, Close, Connection, Side};
 use crate::http2::frame::Reason;
 use crate::http2::hpack;
+use crate::http2::stream::Stream;
 
 /// A stream that a client began.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,7 +66,7 @@ pub fn serve_h2(input: &[u8], cuts: impl IntoIterator<Item = usize>) -> Vec<u8> 
                 vec![b'x'; stream.id as usize % 100_000]
             });
             loop {
-                let written = connection.answer_data(stream, left, true, out);
+                let written = connection.send_data(stream, left, true, out);
                 left.drain(..written);
                 if left.is_empty() || written == 0 {
                     break;
@@ -88,7 +89,7 @@ fn speak(
     mut then: impl FnMut(&mut Connection, &mut Vec<Begun>, &mut BytesMut),
 ) -> (Vec<u8>, bool) {
     let (now, mut out, mut begun) = (Instant::now(), BytesMut::new(), Vec::new());
-    let mut connection = Connection::new(64 * 1024, now, &mut out);
+    let mut connection = Connection::new(Side::Server, bounds(64 * 1024), now, &mut out);
     let (mut buffer, mut given, mut cuts) = (BytesMut::new(), 0, cuts.into_iter());
     while given < input.len() {
         let end = cuts.next().map_or(input.len(), |cut| cut.clamp(given, input.len()));

@@ -1,16 +1,13 @@
 //! HTTP/2 toward clients: a server of our own, because a gateway pays for every map, copy and lock between a frame and
 //! its request, and has to bound what a client can make it do.
 //!
-//! `head` knows bytes, `connection` the rules, `flood` what a client may ask for nothing; none of them does
-//! I/O. `wire` is the socket with its buffers, `body` a request's body, and here are the tasks: one reads for the whole
-//! connection, and one a stream polls its request and writes the answer. All sends of a turn go out together.
+//! The rules are `http2`'s, which does no I/O. `wire` is the socket with its buffers, `body` a request's body, and here are
+//! the tasks: one reads for the whole connection, and one a stream polls its request and writes the answer. All sends of a
+//! turn go out together.
 
 mod body;
 pub(super) mod codec;
-mod connection;
-mod flood;
 mod head;
-mod stream;
 mod wire;
 
 use std::future::{Future, poll_fn};
@@ -23,8 +20,6 @@ use http::{HeaderMap, Response, StatusCode};
 use http_body::Body as _;
 
 pub(super) use self::body::RequestBody;
-use self::connection::{Begun, Close, Refusal};
-use self::stream::Stream;
 use self::wire::{Read, Wire};
 use super::answer::Answer;
 use super::body::{Body, BoxError};
@@ -35,7 +30,10 @@ use super::listener::Client;
 use super::socket::Socket;
 use super::stack;
 use super::streams::Leave;
+use crate::http2::connection::{Begun, Close, Refusal};
 use crate::http2::frame::Reason;
+use crate::http2::stream::Stream;
+use crate::transport::Reset;
 
 /// The client's connection preface, which precedes its first frame.
 pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -252,8 +250,8 @@ impl Sending {
 fn reason(error: &BoxError) -> Reason {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&**error);
     while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref::<::h2::Error>() {
-            return error.reason().map_or(Reason::INTERNAL_ERROR, |reason| Reason(reason.into()));
+        if let Some(reset) = error.downcast_ref::<Reset>() {
+            return reset.reason.map_or(Reason::INTERNAL_ERROR, Reason);
         }
         if error.is::<Leave>() {
             return Reason::CANCEL;

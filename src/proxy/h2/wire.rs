@@ -6,18 +6,29 @@ use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 
 use super::super::conn::ConnState;
 use super::super::outlet::ToClient;
 use super::super::socket::Socket;
-use super::connection::{Begun, Close, Connection, Fatal};
-use super::stream::Stream;
+use crate::http2::connection::{Begun, Bounds, Close, Connection, Fatal, Side};
 use crate::http2::frame::Reason;
-use crate::transport::{Common, Outbox, Sender};
+use crate::http2::stream::{Over, Stream};
+use crate::transport::{Common, Mux, Sender};
 
-/// With so much to send nothing is written behind it, and nothing is read.
-const ROOM: usize = 48 * 1024;
+/// Streams of one client connection.
+const STREAMS: usize = 256;
+/// Bytes of a request's body that may be here before they are read, and of all requests' bodies.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const WINDOW: u32 = 1024 * 1024;
+/// Beyond our own limit of a head, so that what is over that gets an answer of ours.
+const SPARE: usize = 32 * 1024;
+
+/// What we allow a client, whose heads may be so large.
+pub(super) fn bounds(max_head: usize) -> Bounds {
+    let head = max_head.saturating_add(SPARE);
+    Bounds { streams: STREAMS, stream_window: STREAM_WINDOW, window: WINDOW, head }
+}
 
 /// A client's connection.
 pub(super) struct Wire {
@@ -28,11 +39,7 @@ pub(super) struct Wire {
 
 struct Inner {
     socket: Socket,
-    input: BytesMut,
-    /// `input` is one of the worker's buffers.
-    borrowed: bool,
-    connection: Connection,
-    out: Outbox,
+    mux: Mux,
     /// The connection ends when all is sent.
     ending: bool,
     /// Streams that have begun in this turn.
@@ -56,46 +63,40 @@ impl Wire {
         state: &Rc<ConnState>,
         common: &Rc<Common>,
     ) -> Rc<Self> {
-        let mut out = Outbox::default();
-        let connection = Connection::new(max_head, state.now(), out.buffer(&common.buffers));
-        let inner = Inner {
-            socket,
-            borrowed: input.capacity() > 0,
-            input,
-            connection,
-            out,
-            ending: false,
-            begun: Vec::new(),
-        };
+        let mux = Mux::new(input, &[], common, |out| {
+            Connection::new(Side::Server, bounds(max_head), state.now(), out)
+        });
+        let inner = Inner { socket, mux, ending: false, begun: Vec::new() };
         Rc::new(Self { state: Rc::clone(state), common: Rc::clone(common), inner: RefCell::new(inner) })
     }
 
     // The connection's task.
 
     /// Sends what found no room before. An error, or the end where nothing more will come.
-    pub(super) fn poll_write(self: &Rc<Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(super) fn poll_write(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let inner = &mut *self.inner.borrow_mut();
-        let Inner { out, socket, connection, .. } = inner;
-        let mut client = ToClient { socket, last: false, state: &self.state };
+        let mut client = ToClient { socket: &mut inner.socket, last: false, state: &self.state };
+        let (out, spare) = (&mut inner.mux.out, &self.common.buffers);
         let polled = if inner.ending {
-            out.poll_flush(cx, &mut client, &self.common.buffers, true)
+            out.poll_flush(cx, &mut client, spare, true)
         } else {
-            out.poll_blocked(cx, &mut client, &self.common.buffers)
+            out.poll_blocked(cx, &mut client, spare)
         };
         self.state.waits_to_send(!out.is_empty());
-        if polled.is_ready() && out.len() < ROOM {
-            connection.wake_parked();
+        if polled.is_ready() {
+            inner.mux.emptied();
         }
         polled
     }
 
     /// Reads what the client has sent; `begins` gets the streams that begin.
-    pub(super) fn read(self: &Rc<Self>, cx: &mut Context<'_>, mut begins: impl FnMut(Begun)) -> Read {
+    pub(super) fn read(&self, cx: &mut Context<'_>, mut begins: impl FnMut(Begun)) -> Read {
         loop {
-            let mut inner = self.inner.borrow_mut();
-            let fed = inner.feed(&self.state, &self.common);
+            let mut borrowed = self.inner.borrow_mut();
+            let inner = &mut *borrowed;
+            let fed = inner.mux.feed(self.state.now(), &self.common, &mut inner.begun);
             let mut begun = std::mem::take(&mut inner.begun);
-            drop(inner);
+            drop(borrowed);
             for begun in begun.drain(..) {
                 // One that was taken back at once has no task.
                 if begun.stream.over().is_none() {
@@ -106,15 +107,15 @@ impl Wire {
             inner.begun = begun;
             if let Err(Fatal(reason, why)) = fed {
                 tracing::debug!(?reason, why, "a client broke the rules of HTTP/2");
-                inner.connection.goaway(reason, inner.out.buffer(&self.common.buffers));
+                let (connection, out) = inner.mux.buffer(&self.common);
+                connection.goaway(reason, out);
                 return Read::Over;
             }
-            inner.connection.wake_parked();
-            if inner.connection.is_over() || self.state.input_ended() {
+            if inner.mux.connection.is_over() || self.state.input_ended() {
                 return Read::Over;
             }
-            if inner.out.len() >= ROOM {
-                inner.out.await_sent();
+            if !inner.mux.has_room() {
+                inner.mux.out.await_sent();
             } else if !self.state.is_choked() {
                 match inner.poll_fill(cx, &self.state, &self.common) {
                     Poll::Ready(Ok(1..)) => continue,
@@ -122,41 +123,44 @@ impl Wire {
                     Poll::Pending => {}
                 }
             }
-            inner.compact(&self.common);
+            inner.mux.compact(&self.common);
             return Read::Waits;
         }
     }
 
     /// Announces the end.
-    pub(super) fn leave(self: &Rc<Self>) {
+    pub(super) fn leave(&self) {
         let inner = &mut *self.inner.borrow_mut();
-        inner.connection.leave(inner.out.buffer(&self.common.buffers));
+        let (connection, out) = inner.mux.buffer(&self.common);
+        connection.leave(out);
     }
 
     /// Says GOAWAY for good.
-    pub(super) fn goaway(self: &Rc<Self>) {
+    pub(super) fn goaway(&self) {
         let inner = &mut *self.inner.borrow_mut();
-        inner.connection.goaway(Reason::NO_ERROR, inner.out.buffer(&self.common.buffers));
+        let (connection, out) = inner.mux.buffer(&self.common);
+        connection.goaway(Reason::NO_ERROR, out);
     }
 
     /// Ends all streams. What is to be sent goes out with [`Wire::poll_write`], which then is ready when it has.
-    pub(super) fn end(self: &Rc<Self>) {
+    pub(super) fn end(&self) {
         let inner = &mut *self.inner.borrow_mut();
-        inner.connection.end_all();
+        inner.mux.connection.end_all(Over::Lost);
         inner.ending = true;
     }
 
     /// What is left of the connection.
     pub(super) fn take_socket(&self) -> Socket {
         let inner = &mut *self.inner.borrow_mut();
-        inner.out.clear(&self.common.buffers);
-        inner.release_input(&self.common);
+        inner.mux.out.clear(&self.common.buffers);
+        inner.mux.input.clear();
+        inner.mux.release_input(&self.common);
         std::mem::replace(&mut inner.socket, Socket::lost())
     }
 
     /// Lets what is written go out with the others' sends.
     pub(super) fn send(self: &Rc<Self>) {
-        if self.inner.borrow_mut().out.enlist() {
+        if self.inner.borrow_mut().mux.out.enlist() {
             self.state.waits_to_send(true);
             self.common.sends.put(Rc::clone(self) as Rc<dyn Sender>);
         }
@@ -164,155 +168,67 @@ impl Wire {
 
     // Streams.
 
-    /// Writes a head, or trailers, once there is room.
+    /// See [`Mux::poll_head`].
     pub(super) fn poll_head(
-        self: &Rc<Self>,
+        &self,
         cx: &Context<'_>,
         stream: &Rc<Stream>,
         ends: bool,
         fields: impl FnOnce(&mut BytesMut),
     ) -> Poll<()> {
-        let inner = &mut *self.inner.borrow_mut();
-        if stream.over().is_some() {
-            return Poll::Ready(());
-        }
-        if inner.out.len() >= ROOM {
-            inner.park(cx, stream);
-            return Poll::Pending;
-        }
-        inner.connection.unpark(stream);
-        let out = inner.out.buffer(&self.common.buffers);
-        inner.connection.head(stream, ends, out, fields);
-        Poll::Ready(())
+        self.inner.borrow_mut().mux.poll_head(cx, &self.common, stream, ends, fields)
     }
 
-    /// Writes data as far as there is window and room for it. Ready when all of it is written, or the stream is over.
-    /// `ends`: nothing follows.
+    /// See [`Mux::poll_data`].
     pub(super) fn poll_data(
-        self: &Rc<Self>,
+        &self,
         cx: &Context<'_>,
         stream: &Rc<Stream>,
         data: &mut Bytes,
         ends: bool,
     ) -> Poll<()> {
-        let inner = &mut *self.inner.borrow_mut();
-        loop {
-            if stream.over().is_some() {
-                return Poll::Ready(());
-            }
-            if inner.out.len() >= ROOM {
-                inner.park(cx, stream);
-                return Poll::Pending;
-            }
-            let out = inner.out.buffer_for(data.len(), &self.common.buffers);
-            let written = inner.connection.answer_data(stream, data, ends, out);
-            if written == 0 && !data.is_empty() {
-                if stream.send_window.get() > 0 {
-                    inner.park(cx, stream);
-                } else {
-                    // It is woken when its own window opens.
-                    inner.connection.unpark(stream);
-                    stream.park(cx);
-                    inner.connection.wake_parked();
-                }
-                return Poll::Pending;
-            }
-            data.advance(written);
-            if stream.parked.get() {
-                // The next has its turn, and this one goes behind everybody.
-                inner.connection.unpark(stream);
-                inner.connection.wake_parked();
-            }
-            if data.is_empty() {
-                return Poll::Ready(());
-            }
-        }
+        self.inner.borrow_mut().mux.poll_data(cx, &self.common, stream, data, ends)
     }
 
     /// These bytes of a stream's body were read.
-    pub(super) fn took(self: &Rc<Self>, stream: &Stream, bytes: usize) {
-        let inner = &mut *self.inner.borrow_mut();
-        inner.connection.take(stream, bytes as u32, inner.out.buffer(&self.common.buffers));
+    pub(super) fn took(&self, stream: &Stream, bytes: usize) {
+        self.inner.borrow_mut().mux.took(&self.common, stream, bytes);
     }
 
     /// A stream's task is done with it.
-    pub(super) fn close(self: &Rc<Self>, stream: &Rc<Stream>, close: Close) {
+    pub(super) fn close(&self, stream: &Rc<Stream>, close: Close) {
         let inner = &mut *self.inner.borrow_mut();
-        inner.connection.close(stream, close, inner.out.buffer(&self.common.buffers));
-        if inner.out.len() < ROOM {
-            inner.connection.wake_parked();
-        }
-        if inner.connection.is_over() {
+        inner.mux.close(&self.common, stream, close);
+        if inner.mux.connection.is_over() {
             self.state.wake();
         }
     }
 }
 
 impl Inner {
-    fn feed(&mut self, state: &ConnState, common: &Common) -> Result<(), Fatal> {
-        if self.input.is_empty() {
-            return Ok(());
-        }
-        let out = self.out.buffer(&common.buffers);
-        let fed =
-            self.connection.feed(&mut self.input, state.now(), out, &mut self.begun, || common.maps.take());
-        self.release_input(common);
-        fed
-    }
-
-    fn park(&mut self, cx: &Context<'_>, stream: &Rc<Stream>) {
-        stream.park(cx);
-        self.connection.park(stream);
-    }
-
     fn poll_fill(
         &mut self,
         cx: &mut Context<'_>,
         state: &ConnState,
         common: &Common,
     ) -> Poll<io::Result<usize>> {
-        let empty = self.input.is_empty();
-        let polled = self.socket.poll_fill(cx, &mut self.input, &common.buffers);
-        if let Poll::Ready(Ok(read)) = polled {
-            if read == 0 {
-                state.end_of_input();
-            } else {
-                self.borrowed |= empty;
-                state.received(read);
-            }
+        let socket = &mut self.socket;
+        let polled = self.mux.poll_fill(|input| socket.poll_fill(cx, input, &common.buffers));
+        match polled {
+            Poll::Ready(Ok(0)) => state.end_of_input(),
+            Poll::Ready(Ok(read)) => state.received(read),
+            _ => {}
         }
         polled
-    }
-
-    /// Gives the buffer back where nothing is in it.
-    fn release_input(&mut self, common: &Common) {
-        if self.input.is_empty() {
-            let input = std::mem::take(&mut self.input);
-            if std::mem::take(&mut self.borrowed) {
-                common.buffers.give(input);
-            }
-        }
-    }
-
-    /// A frame that is cut waits in a buffer of its size.
-    fn compact(&mut self, common: &Common) {
-        if std::mem::take(&mut self.borrowed) {
-            let small = BytesMut::from(&self.input[..]);
-            common.buffers.give(std::mem::replace(&mut self.input, small));
-        }
     }
 }
 
 impl Sender for Wire {
     fn send_now(&self) {
         let inner = &mut *self.inner.borrow_mut();
-        let Inner { out, socket, connection, .. } = inner;
-        let mut client = ToClient { socket, last: false, state: &self.state };
-        let wake = out.send_listed(&mut client, &self.common.buffers);
-        self.state.waits_to_send(!out.is_empty());
-        if out.len() < ROOM {
-            connection.wake_parked();
-        }
+        let mut client = ToClient { socket: &mut inner.socket, last: false, state: &self.state };
+        let wake = inner.mux.send_listed(&mut client, &self.common);
+        self.state.waits_to_send(!inner.mux.out.is_empty());
         if wake {
             self.state.wake();
         }

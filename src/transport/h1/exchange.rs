@@ -75,7 +75,7 @@ fn outbound<B: RequestBody>(outgoing: &Outgoing<B>) -> Outbound {
     let headers = outgoing.request.headers();
     let announced = || {
         let value = headers.get(CONTENT_LENGTH).filter(|_| !headers.contains_key(TRANSFER_ENCODING))?;
-        head::decimal(value.as_bytes())
+        crate::model::decimal(value.as_bytes())
     };
     match outgoing.exact_len().or_else(announced) {
         Some(0) => Outbound::None,

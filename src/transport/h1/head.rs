@@ -7,6 +7,7 @@ use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 
 use super::HeadLimits;
+use crate::model::decimal;
 use crate::transport::ProtocolError;
 
 /// Heads with up to this many header lines are parsed on the stack.
@@ -217,21 +218,6 @@ impl Lengths {
             _ => Err(ProtocolError::Length),
         }
     }
-}
-
-/// Digits and nothing else, below 2^63.
-pub(crate) fn decimal(text: &[u8]) -> Option<u64> {
-    if text.is_empty() || text.len() > 19 {
-        return None;
-    }
-    let mut value = 0u64;
-    for byte in text {
-        if !byte.is_ascii_digit() {
-            return None;
-        }
-        value = value.checked_mul(10)?.checked_add(u64::from(byte - b'0'))?;
-    }
-    i64::try_from(value).is_ok().then_some(value)
 }
 
 /// The comma-separated members of a value, trimmed.

@@ -17,7 +17,7 @@ pub(crate) use body::H1Body;
 pub(crate) use decode::{Decoder, Step};
 pub(crate) use encode::{chunk_size, expects_body, last_chunk, number, put, write_head};
 pub(crate) use exchange::{MAX_INTERIM, send};
-pub(crate) use head::{Asked, Framing, HeadParser, decimal};
+pub(crate) use head::{Asked, Framing, HeadParser};
 pub(crate) use io::Conn;
 
 /// Chunk extensions of an answer.

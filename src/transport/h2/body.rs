@@ -2,33 +2,28 @@
 
 use std::task::{Context, Poll, ready};
 
-use ::h2::{Reason, RecvStream};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
-use super::channel::Seat;
-use super::exchange::{Fault, fault};
+use super::exchange::{Fault, Place, fault};
 use super::upload::Drive;
+use crate::http2::frame::Reason;
+use crate::http2::stream::Over;
 use crate::transport::UpstreamBodyError;
 
 /// A body that is read from its stream as it is polled. Dropped early, it resets the stream.
 pub(crate) struct H2Body {
     /// Gone once the exchange is over; the seat with it, so that the next stream may open.
-    stream: Option<(RecvStream, Seat)>,
+    place: Option<Place>,
     upload: Option<Box<dyn Drive>>,
-    /// Bytes left, where the answer has a length.
-    left: Option<u64>,
-    data_ended: bool,
+    /// The answer has a length.
+    sized: bool,
 }
 
 impl H2Body {
-    pub(super) fn new(
-        stream: RecvStream,
-        seat: Seat,
-        upload: Option<Box<dyn Drive>>,
-        left: Option<u64>,
-    ) -> Self {
-        Self { stream: Some((stream, seat)), upload, left, data_ended: false }
+    pub(super) fn new(place: Place, upload: Option<Box<dyn Drive>>) -> Self {
+        let sized = place.stream.missing().is_some();
+        Self { place: Some(place), upload, sized }
     }
 
     pub(crate) fn poll_frame(
@@ -36,17 +31,21 @@ impl H2Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, UpstreamBodyError>>> {
         let polled = ready!(self.poll_inner(cx));
-        if !matches!(polled, Some(Ok(_))) || self.stream.as_ref().is_some_and(|(s, _)| s.is_end_stream()) {
-            self.stream = None;
+        let exhausted = self.place.as_ref().is_some_and(|place| place.stream.is_exhausted());
+        if !matches!(polled, Some(Ok(_))) || exhausted {
+            self.place = None;
             self.upload = None;
         }
         Poll::Ready(polled)
     }
 
     fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UpstreamBodyError>>> {
-        let Some((stream, seat)) = &mut self.stream else { return Poll::Ready(None) };
+        let Some(place) = &self.place else { return Poll::Ready(None) };
+        let (line, stream) = (place.line(), &place.stream);
         if let Some(upload) = &mut self.upload {
-            match upload.poll_drive(cx) {
+            let driven = upload.poll_drive(cx, line, stream);
+            line.send();
+            match driven {
                 Poll::Ready(Ok(())) => self.upload = None,
                 Poll::Ready(Err(error)) => {
                     return Poll::Ready(Some(Err(UpstreamBodyError::RequestBody(error))));
@@ -54,45 +53,42 @@ impl H2Body {
                 Poll::Pending => {}
             }
         }
-        let error = if self.data_ended {
-            match ready!(stream.poll_trailers(cx)) {
-                Ok(trailers) => return Poll::Ready(trailers.map(|map| Ok(Frame::trailers(map)))),
-                Err(error) => error,
-            }
-        } else {
-            match ready!(stream.poll_data(cx)) {
-                Some(Ok(data)) => {
-                    // The window opens again as the client takes the data: that is the back pressure.
-                    let _ = stream.flow_control().release_capacity(data.len());
-                    self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
-                    return Poll::Ready(Some(Ok(Frame::data(data))));
-                }
-                None => {
-                    self.data_ended = true;
-                    return self.poll_inner(cx);
-                }
-                Some(Err(error)) => error,
-            }
+        let data = stream.take_body();
+        if !data.is_empty() {
+            // The window opens again as the client takes the data: that is the back pressure.
+            line.took(stream, data.len());
+            line.send();
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        if let Some(trailers) = stream.take_trailers() {
+            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+        }
+        if stream.ended.get() {
+            return Poll::Ready(None);
+        }
+        let Some(over) = stream.over() else {
+            stream.park_reader(cx);
+            return Poll::Pending;
         };
-        if error.reason() == Some(Reason::NO_ERROR) && error.is_reset() && self.left.unwrap_or(0) == 0 {
+        if over == Over::Reset(Reason::NO_ERROR) && stream.missing().unwrap_or(0) == 0 {
             // "Stop sending": the answer before it is complete (RFC 9113, section 8.1).
             return Poll::Ready(None);
         }
-        Poll::Ready(Some(Err(match fault(error, seat.reused) {
+        Poll::Ready(Some(Err(match fault(over, place.reused()) {
             Fault::Reset(reset) => UpstreamBodyError::Reset(reset),
             Fault::Protocol(error) => UpstreamBodyError::Protocol(error),
         })))
     }
 
     pub(crate) fn is_end_stream(&self) -> bool {
-        self.stream.is_none()
+        self.place.is_none()
     }
 
     pub(crate) fn size_hint(&self) -> SizeHint {
-        match (&self.stream, self.left) {
-            (None, _) => SizeHint::with_exact(0),
-            (Some(_), Some(left)) => SizeHint::with_exact(left),
-            (Some(_), None) => SizeHint::default(),
+        match &self.place {
+            None => SizeHint::with_exact(0),
+            Some(place) if self.sized => SizeHint::with_exact(place.stream.unread()),
+            Some(_) => SizeHint::default(),
         }
     }
 }

@@ -2,51 +2,42 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::Poll;
 use std::time::Instant;
 
-use ::h2::client::{Builder, SendRequest};
-use ::h2::{Ping, PingPong, Reason};
-use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::timeout_at;
 
+use super::line::Line;
+use crate::http2::stream::Over;
 use crate::transport::connect::{dial, label};
 use crate::transport::pool::Common;
 use crate::transport::resolve::Resolver;
 use crate::transport::{ConnectError, Target, TransportOptions};
 
-/// What a connection gives as its limit of streams until the peer's settings arrive. No peer can
-/// say this number: its own has 32 bits, and silence means `usize::MAX`.
-const UNSETTLED: usize = usize::MAX - 1;
-
-/// Request data that may wait inside a connection, for each stream.
-const SEND_BUFFER: usize = 256 * 1024;
-
 /// One connection. Its task ends with the last handle to it.
 pub(crate) struct Channel {
-    send: RefCell<SendRequest<Bytes>>,
-    pings: RefCell<Option<Pings>>,
+    pub(super) line: Rc<Line>,
+    pings: Cell<Pings>,
     pub(super) common: Rc<Common>,
     open: Cell<usize>,
     served: Cell<u64>,
     idle_since: Cell<Instant>,
     born: Instant,
-    ended: Rc<Cell<bool>>,
     task: AbortHandle,
 }
 
+#[derive(Debug, Clone, Copy)]
 struct Pings {
-    handle: PingPong,
     /// When the ping went out that has no answer yet; before that, when the last one was answered.
     at: Instant,
-    waiting: bool,
+    /// How many have gone out.
+    sent: u64,
 }
 
 /// Dials `target` and starts HTTP/2 on it, up to the peer's settings.
@@ -59,61 +50,38 @@ pub(crate) async fn open(
     resolver: &Resolver,
     common: &Rc<Common>,
 ) -> Result<Rc<Channel>, ConnectError> {
-    let options = &common.options;
     let deadline = Instant::now() + target.connect_timeout;
-    let stream = dial(target, resolver).await?;
-    let window = options.stream_window;
-    let mut builder = Builder::new();
-    builder
-        .enable_push(false)
-        .initial_window_size(window)
-        .initial_connection_window_size(
-            window.saturating_mul(options.max_streams.min(1 << 14) as u32).min((1 << 31) - 1),
-        )
-        .max_header_list_size(common.head_limits().max_header_size as u32)
-        .max_send_buffer_size(SEND_BUFFER)
-        .initial_max_send_streams(UNSETTLED);
-    let handshake = async {
-        let (send, mut connection) = builder.handshake::<_, Bytes>(stream).await?;
-        poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
-            Poll::Ready(Ok(())) => Poll::Ready(Err(::h2::Error::from(Reason::NO_ERROR))),
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Pending if connection.max_concurrent_send_streams() == UNSETTLED => Poll::Pending,
-            Poll::Pending => Poll::Ready(Ok(())),
-        })
-        .await?;
-        Ok::<_, ::h2::Error>((send, connection))
-    };
-    let (send, mut connection) = match timeout_at(deadline.into(), handshake).await {
-        Ok(Ok(pair)) => pair,
-        Ok(Err(error)) => {
-            let cause = Arc::new(io::Error::other(error));
+    let line = Line::new(dial(target, resolver).await?, common);
+    let settled = poll_fn(|cx| match line.poll(cx) {
+        Poll::Ready(ended) => Poll::Ready(Err(ended)),
+        Poll::Pending if line.is_settled() => Poll::Ready(Ok(())),
+        Poll::Pending => Poll::Pending,
+    });
+    match timeout_at(deadline.into(), settled).await {
+        Ok(Ok(())) => {}
+        Ok(Err(ended)) => {
+            let cause = Arc::new(io::Error::other(ended));
             return Err(ConnectError::Unreachable { address: label(target, None), cause });
         }
         Err(_) => {
             let within = target.connect_timeout;
             return Err(ConnectError::Timeout { address: label(target, None), within });
         }
-    };
+    }
     let now = common.now.get();
-    let pings = connection.ping_pong().map(|handle| Pings { handle, at: now, waiting: false });
-    let ended = Rc::new(Cell::new(false));
-    let told = Rc::clone(&ended);
+    let reading = Rc::clone(&line);
     let task = tokio::task::spawn_local(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "an http/2 connection ended");
-        }
-        told.set(true);
+        let ended = poll_fn(|cx| reading.poll(cx)).await;
+        tracing::debug!(%ended, "an http/2 connection ended");
     });
     Ok(Rc::new(Channel {
-        send: RefCell::new(send),
-        pings: RefCell::new(pings),
+        line,
+        pings: Cell::new(Pings { at: now, sent: 0 }),
         common: Rc::clone(common),
         open: Cell::new(0),
         served: Cell::new(0),
         idle_since: Cell::new(now),
         born: now,
-        ended,
         task: task.abort_handle(),
     }))
 }
@@ -121,19 +89,8 @@ pub(crate) async fn open(
 impl Channel {
     /// Whether it takes one more stream: `None` where it will never take another.
     fn has_room(&self, max_streams: usize) -> Option<bool> {
-        if self.ended.get() {
-            return None;
-        }
-        let mut send = self.send.borrow_mut();
-        // Ready unless the connection failed, was told to go away, or has a stream in its queue.
-        match send.poll_ready(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Ok(())) => {
-                let limit = max_streams.max(1).min(send.current_max_send_streams());
-                Some(self.open.get() < limit)
-            }
-            Poll::Ready(Err(_)) => None,
-            Poll::Pending => Some(false),
-        }
+        let limit = max_streams.max(1).min(self.line.room()?);
+        Some(self.open.get() < limit)
     }
 
     /// Whether it should stay in the pool.
@@ -141,32 +98,28 @@ impl Channel {
         let idle = self.open.get() == 0;
         let too_idle = idle && now.saturating_duration_since(self.idle_since.get()) > options.idle_timeout;
         let too_old = now.saturating_duration_since(self.born) > options.max_age;
-        if too_idle || too_old || self.has_room(usize::MAX).is_none() {
+        if too_idle || too_old || self.line.room().is_none() {
             return false;
         }
         if !idle && !self.answers_pings(now, options) {
             tracing::debug!("an http/2 connection does not answer pings");
-            self.task.abort();
+            self.line.end(Over::Lost);
             return false;
         }
         true
     }
 
     fn answers_pings(&self, now: Instant, options: &TransportOptions) -> bool {
-        let mut pings = self.pings.borrow_mut();
-        let Some(pings) = pings.as_mut() else { return true };
-        let mut cx = Context::from_waker(Waker::noop());
-        if pings.waiting && pings.handle.poll_pong(&mut cx).is_ready() {
-            pings.waiting = false;
-        }
-        if now.saturating_duration_since(pings.at) < options.ping_interval {
+        let Pings { at, sent } = self.pings.get();
+        if now.saturating_duration_since(at) < options.ping_interval {
             return true;
         }
-        if pings.waiting {
+        if self.line.pongs() < sent {
             return false;
         }
-        pings.waiting = pings.handle.send_ping(Ping::opaque()).is_ok();
-        pings.at = now;
+        self.line.ping();
+        self.line.send();
+        self.pings.set(Pings { at: now, sent: sent + 1 });
         true
     }
 }
@@ -198,10 +151,9 @@ impl Seat {
         Self { channel: Rc::clone(channel), reused: channel.served.get() > 1 }
     }
 
-    /// The connection's sender, if it still takes requests.
-    pub(super) fn sender(&self) -> Option<std::cell::RefMut<'_, SendRequest<Bytes>>> {
-        self.channel.has_room(usize::MAX)?;
-        Some(self.channel.send.borrow_mut())
+    /// The connection.
+    pub(super) fn line(&self) -> &Rc<Line> {
+        &self.channel.line
     }
 }
 

@@ -1,203 +1,192 @@
 //! One request and its answer's head on a stream, polled by whoever asked.
 
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::future::poll_fn;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use ::h2::client::ResponseFuture;
-use ::h2::{Reason, RecvStream};
+use bytes::BytesMut;
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING, UPGRADE};
-use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, Version};
+use http::uri::Authority;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 
 use super::body::H2Body;
 use super::channel::Seat;
+use super::line::Line;
 use super::upload::{Drive, Upload};
-use crate::transport::h1::{MAX_INTERIM, expects_body};
+use crate::http2::frame::Reason;
+use crate::http2::hpack;
+use crate::http2::stream::{Over, Stream};
+use crate::transport::h1::{MAX_INTERIM, expects_body, number};
 use crate::transport::{BoxError, Outgoing, ProtocolError, RequestBody, Reset, SendError, UpstreamBody};
+
+/// A stream with its seat. Dropped before both sides have said all it resets the stream.
+pub(super) struct Place {
+    seat: Seat,
+    pub(super) stream: Rc<Stream>,
+}
+
+impl Place {
+    pub(super) fn line(&self) -> &Rc<Line> {
+        self.seat.line()
+    }
+
+    pub(super) fn reused(&self) -> bool {
+        self.seat.reused
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.line().close(&self.stream, Reason::CANCEL);
+        self.line().send();
+    }
+}
 
 /// Sends `outgoing` on a stream of its own and waits for the head of the answer.
 pub(crate) async fn send<B: RequestBody>(
     seat: Seat,
     outgoing: &mut Outgoing<B>,
 ) -> Result<Response<UpstreamBody>, SendError> {
-    let head = head(outgoing).map_err(|why| SendError::Protocol(ProtocolError::Request(why)))?;
+    let authority = authority(&outgoing.request);
+    let authority = authority.map_err(|why| SendError::Protocol(ProtocolError::Request(why)))?;
     let bodiless = outgoing.is_bodiless();
-    let asked_head = *head.method() == Method::HEAD;
-    let opened = match seat.sender() {
-        Some(mut sender) => sender.send_request(head, bodiless),
-        // It went away while this request was on its way here.
-        None => return Err(SendError::Unsent { refused: false }),
-    };
-    let (answer, stream) = match opened {
-        Ok(pair) => pair,
-        Err(error) if error.is_io() || error.is_go_away() => {
-            return Err(SendError::Unsent { refused: false });
-        }
-        Err(_) => {
-            let why = "it is no valid http/2 request";
-            return Err(SendError::Protocol(ProtocolError::Request(why)));
-        }
-    };
+    let asked_head = outgoing.request.method() == Method::HEAD;
+    let opened = seat.line().open(bodiless, asked_head, |out| head(outgoing, authority, out));
+    // It went away while this request was on its way here.
+    let Some(stream) = opened else { return Err(SendError::Unsent { refused: false }) };
+    let place = Place { seat, stream };
     let (body, taken) = outgoing.take_body();
-    let upload = Upload::new(body, stream, taken, bodiless);
-    let mut exchange = Exchange { answer, upload, uploading: !bodiless, interim: 0 };
-    let polled = poll_fn(|cx| exchange.poll_head(cx)).await;
-    match polled {
-        Ok(response) => exchange.into_response(response, seat, asked_head).map_err(SendError::Protocol),
+    let mut exchange = Exchange { place, upload: Upload::new(body, taken, bodiless), uploading: !bodiless };
+    match poll_fn(|cx| exchange.poll_head(cx)).await {
+        Ok(head) => exchange.into_response(head).map_err(SendError::Protocol),
         Err(Failure::Body(error)) => Err(SendError::RequestBody(error)),
         Err(Failure::Interim) => Err(SendError::Protocol(ProtocolError::TooManyInterim(MAX_INTERIM))),
-        Err(Failure::H2(error)) if is_unprocessed(&error) => match exchange.upload.into_unsent() {
-            Some((body, taken)) => {
+        Err(Failure::Over(over)) => {
+            let reused = exchange.place.reused();
+            let unprocessed = matches!(over, Over::Unprocessed(_));
+            if unprocessed && let Some((body, taken)) = exchange.upload.into_unsent() {
                 outgoing.give_back(body, taken);
-                Err(SendError::Unsent { refused: true })
+                return Err(SendError::Unsent { refused: true });
             }
-            None => Err(SendError::Reset(Reset { unprocessed: true, ..Reset::h2(error, seat.reused) })),
-        },
-        Err(Failure::H2(error)) => Err(match fault(error, seat.reused) {
-            Fault::Protocol(error) => SendError::Protocol(error),
-            Fault::Reset(reset) => SendError::Reset(reset),
-        }),
+            Err(match fault(over, reused) {
+                Fault::Protocol(error) => SendError::Protocol(error),
+                Fault::Reset(reset) => SendError::Reset(Reset { unprocessed, ..reset }),
+            })
+        }
     }
 }
 
-/// The head as HTTP/2 has it: an authority in place of Host, no fields about the connection.
-fn head<B: RequestBody>(outgoing: &Outgoing<B>) -> Result<Request<()>, &'static str> {
-    let request = &outgoing.request;
-    let host = request.headers().get(HOST);
-    let authority = match (host, request.uri().authority()) {
-        (Some(host), _) => Authority::try_from(host.as_bytes()).map_err(|_| "its host is no authority")?,
-        (None, Some(authority)) => authority.clone(),
-        (None, None) => return Err("it names no host"),
-    };
+/// What stands in place of Host.
+fn authority<B>(request: &Request<B>) -> Result<&[u8], &'static str> {
     if request.method() == Method::CONNECT {
         return Err("CONNECT makes a tunnel, not a request");
     }
-    let target = request.uri().path_and_query().cloned();
-    let mut uri = http::uri::Parts::default();
-    uri.scheme = Some(Scheme::HTTP);
-    uri.authority = Some(authority);
-    uri.path_and_query = Some(target.unwrap_or_else(|| PathAndQuery::from_static("/")));
-    let uri = Uri::from_parts(uri).map_err(|_| "its target is malformed")?;
-
-    let mut headers = request.headers().clone();
-    strip_connection_fields(&mut headers);
-    headers.extend(outgoing.added.iter().cloned());
-    if let Some(len) = outgoing.exact_len()
-        && !headers.contains_key(CONTENT_LENGTH)
-        && (len > 0 || expects_body(request.method()))
-    {
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(len));
+    match (request.headers().get(HOST), request.uri().authority()) {
+        (Some(host), _) if Authority::try_from(host.as_bytes()).is_ok() => Ok(host.as_bytes()),
+        (Some(_), _) => Err("its host is no authority"),
+        (None, Some(authority)) => Ok(authority.as_str().as_bytes()),
+        (None, None) => Err("it names no host"),
     }
-    let mut head = Request::new(());
-    *head.method_mut() = request.method().clone();
-    *head.uri_mut() = uri;
-    *head.version_mut() = Version::HTTP_2;
-    *head.headers_mut() = headers;
-    Ok(head)
 }
 
-/// Fields about one connection, and Host, whose place `:authority` takes.
-const STRIPPED: [HeaderName; 7] = [
-    HOST,
-    CONNECTION,
-    TRANSFER_ENCODING,
-    UPGRADE,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    HeaderName::from_static("http2-settings"),
-];
+/// Writes the head as HTTP/2 has it: an authority in place of Host, no fields about the connection.
+fn head<B: RequestBody>(outgoing: &Outgoing<B>, authority: &[u8], out: &mut BytesMut) {
+    let request = &outgoing.request;
+    let path = request.uri().path_and_query().map_or("/", |target| target.as_str());
+    hpack::request(out, request.method(), authority, path.as_bytes());
+    let mut sized = false;
+    for (name, value) in request.headers() {
+        if is_passed(name, value) {
+            sized |= *name == CONTENT_LENGTH;
+            hpack::field(out, name, value.as_bytes(), value.is_sensitive());
+        }
+    }
+    for (name, value) in &outgoing.added {
+        hpack::field(out, name, value.as_bytes(), value.is_sensitive());
+    }
+    if let Some(len) = outgoing.exact_len().filter(|_| !sized)
+        && (len > 0 || expects_body(request.method()))
+    {
+        let mut digits = BytesMut::with_capacity(20);
+        number(len, 10, &mut digits);
+        hpack::field(out, &CONTENT_LENGTH, &digits, false);
+    }
+}
 
-fn strip_connection_fields(headers: &mut HeaderMap) {
-    // Mostly there is Host alone: one look at the names is cheaper than to look each of these up.
-    let (mut others, mut te) = (false, false);
-    for name in headers.keys() {
-        match name.as_str().len() {
-            2 => te |= *name == TE,
-            7 | 10 | 14 | 16 | 17 => others |= STRIPPED.contains(name),
-            _ => {}
-        }
+/// Whether a field says something to the instance, and not about one connection. `:authority` takes Host's place.
+fn is_passed(name: &HeaderName, value: &HeaderValue) -> bool {
+    match name.as_str().len() {
+        2 if *name == TE => value == "trailers",
+        4 => *name != HOST,
+        7 => *name != UPGRADE,
+        10 => *name != CONNECTION && name != "keep-alive",
+        14 => name != "http2-settings",
+        16 => name != "proxy-connection",
+        17 => *name != TRANSFER_ENCODING,
+        _ => true,
     }
-    headers.remove(HOST);
-    if others {
-        for name in STRIPPED {
-            headers.remove(name);
-        }
-    }
-    if te && headers.get(TE).is_some_and(|te| te != "trailers") {
-        headers.remove(TE);
+}
+
+/// Writes trailers.
+pub(super) fn trailers(trailers: &HeaderMap, out: &mut BytesMut) {
+    for (name, value) in trailers {
+        hpack::field(out, name, value.as_bytes(), value.is_sensitive());
     }
 }
 
 enum Failure {
     Body(BoxError),
     Interim,
-    H2(::h2::Error),
+    Over(Over),
 }
 
 struct Exchange<B> {
-    answer: ResponseFuture,
+    place: Place,
     upload: Upload<B>,
     uploading: bool,
-    interim: usize,
 }
 
 impl<B: RequestBody> Exchange<B> {
-    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<RecvStream>, Failure>> {
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<()>, Failure>> {
+        let (line, stream) = (self.place.line(), &self.place.stream);
         if self.uploading {
-            match self.upload.poll_drive(cx) {
+            match self.upload.poll_drive(cx, line, stream) {
                 Poll::Ready(Ok(())) => self.uploading = false,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(Failure::Body(error))),
                 Poll::Pending => {}
             }
         }
-        loop {
-            match self.answer.poll_informational(cx) {
-                Poll::Ready(Some(Ok(_))) => {
-                    self.interim += 1;
-                    if self.interim > MAX_INTERIM {
-                        return Poll::Ready(Err(Failure::Interim));
-                    }
-                }
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(Failure::H2(error))),
-                Poll::Ready(None) | Poll::Pending => break,
-            }
+        line.send();
+        if let Some(head) = stream.take_head() {
+            return Poll::Ready(Ok(head));
         }
-        Pin::new(&mut self.answer).poll(cx).map_err(Failure::H2)
+        if stream.interim() as usize > MAX_INTERIM {
+            return Poll::Ready(Err(Failure::Interim));
+        }
+        if let Some(over) = stream.over() {
+            return Poll::Ready(Err(Failure::Over(over)));
+        }
+        stream.park_reader(cx);
+        Poll::Pending
     }
 
-    fn into_response(
-        mut self,
-        response: Response<RecvStream>,
-        seat: Seat,
-        asked_head: bool,
-    ) -> Result<Response<UpstreamBody>, ProtocolError> {
-        let limits = seat.channel.common.head_limits();
-        if response.headers().len() > limits.max_headers {
+    fn into_response(mut self, head: Response<()>) -> Result<Response<UpstreamBody>, ProtocolError> {
+        let limits = self.place.seat.channel.common.head_limits();
+        if head.headers().len() > limits.max_headers {
             return Err(ProtocolError::TooManyHeaders(limits.max_headers));
         }
-        let (parts, stream) = response.into_parts();
-        let body = if stream.is_end_stream() {
+        let body = if let Some(data) = self.place.stream.take_whole() {
+            self.place.line().took(&self.place.stream, data.len());
             // Dropping an upload that is not done resets the stream.
-            UpstreamBody::whole(None)
+            UpstreamBody::whole((!data.is_empty()).then_some(data))
         } else {
-            let length = parts.headers.get(CONTENT_LENGTH).filter(|_| !asked_head);
-            let length = length.and_then(|value| value.to_str().ok()?.parse().ok());
             self.upload.forget();
             let upload = self.uploading.then(|| Box::new(self.upload) as Box<dyn Drive>);
-            UpstreamBody::h2(H2Body::new(stream, seat, upload, length))
+            UpstreamBody::h2(H2Body::new(self.place, upload))
         };
-        Ok(Response::from_parts(parts, body))
+        Ok(head.map(|()| body))
     }
-}
-
-/// Whether the peer says that it never looked at the stream (RFC 9113, section 8.7).
-///
-/// A GOAWAY from the peer fails only the streams above the last that it processed.
-fn is_unprocessed(error: &::h2::Error) -> bool {
-    error.is_remote()
-        && (error.is_go_away() || (error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM)))
 }
 
 pub(super) enum Fault {
@@ -206,10 +195,10 @@ pub(super) enum Fault {
 }
 
 /// Who is to blame: the connection, or a peer that broke the rules.
-pub(super) fn fault(error: ::h2::Error, reused: bool) -> Fault {
-    if error.is_library() {
-        Fault::Protocol(ProtocolError::H2(Arc::from(error.to_string())))
-    } else {
-        Fault::Reset(Reset::h2(error, reused))
-    }
+pub(super) fn fault(over: Over, reused: bool) -> Fault {
+    Fault::Reset(match over {
+        Over::Broken(why) => return Fault::Protocol(ProtocolError::H2(Arc::from(why))),
+        Over::Reset(reason) | Over::Unprocessed(reason) => Reset::stream(reason, reused),
+        Over::Lost | Over::Ours(_) => Reset::eof(reused),
+    })
 }

@@ -2,12 +2,16 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use ::h2::SendStream;
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::Frame;
 
+use super::exchange;
+use super::line::Line;
+use crate::http2::stream::Stream;
 use crate::transport::{BoxError, RequestBody};
 
 /// Bytes of a body kept until the answer's head, so that a refused stream can be sent again.
@@ -16,20 +20,32 @@ const KEPT: usize = 64 * 1024;
 /// An upload that goes on while the answer is read, whatever its body's type.
 pub(super) trait Drive {
     /// Ready when all of it is in the stream, or the peer wants no more; fails with the body.
-    fn poll_drive(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>>;
+    fn poll_drive(
+        &mut self,
+        cx: &mut Context<'_>,
+        line: &Rc<Line>,
+        stream: &Rc<Stream>,
+    ) -> Poll<Result<(), BoxError>>;
 }
 
 /// A request's body, and how far it got.
 pub(super) struct Upload<B> {
     body: B,
-    stream: SendStream<Bytes>,
     /// Polled already, to be sent before anything else.
     held: VecDeque<Frame<Bytes>>,
-    /// What waits for window.
-    data: Bytes,
+    next: Next,
     /// Everything polled so far, while it is little enough to be kept.
     kept: Option<Kept>,
-    ended: bool,
+}
+
+/// What waits for window, or room.
+enum Next {
+    Nothing,
+    Data(Bytes),
+    Trailers(HeaderMap),
+    /// That nothing follows.
+    End,
+    Ended,
 }
 
 #[derive(Default)]
@@ -40,13 +56,9 @@ struct Kept {
 
 impl<B: RequestBody> Upload<B> {
     /// `ended`: the stream ended with the head.
-    pub(super) fn new(
-        body: B,
-        stream: SendStream<Bytes>,
-        taken: VecDeque<Frame<Bytes>>,
-        ended: bool,
-    ) -> Self {
-        Self { body, stream, held: taken, data: Bytes::new(), kept: Some(Kept::default()), ended }
+    pub(super) fn new(body: B, taken: VecDeque<Frame<Bytes>>, ended: bool) -> Self {
+        let next = if ended { Next::Ended } else { Next::Nothing };
+        Self { body, held: taken, next, kept: Some(Kept::default()) }
     }
 
     /// The body with all its frames, if they are still at hand.
@@ -78,67 +90,66 @@ impl<B: RequestBody> Upload<B> {
         }
     }
 
-    /// Puts waiting data into the stream. False where the peer wants no more.
-    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        while !self.data.is_empty() {
-            self.stream.reserve_capacity(self.data.len());
-            let mut capacity = self.stream.capacity();
-            if capacity == 0 {
-                capacity = match ready!(self.stream.poll_capacity(cx)) {
-                    Some(Ok(capacity)) => capacity,
-                    Some(Err(_)) | None => return Poll::Ready(false),
-                };
+    /// Nothing is left to be polled.
+    fn is_last(&self) -> bool {
+        self.held.is_empty() && self.body.is_end_stream()
+    }
+
+    /// Writes what is next. Ready with true where nothing follows.
+    fn poll_next(&mut self, cx: &Context<'_>, line: &Rc<Line>, stream: &Rc<Stream>) -> Poll<bool> {
+        let last = self.is_last();
+        let ends = match &mut self.next {
+            Next::Nothing => return Poll::Ready(false),
+            Next::Ended => return Poll::Ready(true),
+            Next::Data(data) => {
+                ready!(line.poll_data(cx, stream, data, last));
+                last
             }
-            let piece = self.data.split_to(capacity.min(self.data.len()));
-            let last = self.data.is_empty() && self.held.is_empty() && self.body.is_end_stream();
-            if self.stream.send_data(piece, last).is_err() {
-                return Poll::Ready(false);
+            Next::Trailers(trailers) => {
+                ready!(line.poll_head(cx, stream, true, |out| exchange::trailers(trailers, out)));
+                true
             }
-            self.ended |= last;
-        }
-        Poll::Ready(true)
+            Next::End => {
+                ready!(line.poll_data(cx, stream, &mut Bytes::new(), true));
+                true
+            }
+        };
+        self.next = if ends { Next::Ended } else { Next::Nothing };
+        Poll::Ready(ends)
     }
 }
 
 impl<B: RequestBody> Drive for Upload<B> {
-    fn poll_drive(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+    fn poll_drive(
+        &mut self,
+        cx: &mut Context<'_>,
+        line: &Rc<Line>,
+        stream: &Rc<Stream>,
+    ) -> Poll<Result<(), BoxError>> {
         loop {
-            if !ready!(self.poll_data(cx)) {
-                return Poll::Ready(Ok(()));
-            }
-            if self.ended {
+            // Whoever reads the answer learns why the stream is over.
+            if ready!(self.poll_next(cx, line, stream)) || stream.over().is_some() {
                 return Poll::Ready(Ok(()));
             }
             let frame = match self.held.pop_front() {
                 Some(frame) => Some(frame),
                 None => match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
                     Some(Ok(frame)) => Some(frame),
-                    Some(Err(error)) => {
-                        self.stream.send_reset(::h2::Reason::CANCEL);
-                        return Poll::Ready(Err(error.into()));
-                    }
+                    Some(Err(error)) => return Poll::Ready(Err(error.into())),
                     None => None,
                 },
             };
             let Some(frame) = frame else {
-                self.ended = true;
-                let _ = self.stream.send_data(Bytes::new(), true);
+                self.next = Next::End;
                 continue;
             };
             self.keep(&frame);
-            match frame.into_data() {
-                Ok(data) if data.is_empty() && self.body.is_end_stream() && self.held.is_empty() => {
-                    self.ended = true;
-                    let _ = self.stream.send_data(data, true);
-                }
-                Ok(data) => self.data = data,
-                Err(frame) => {
-                    if let Ok(trailers) = frame.into_trailers() {
-                        self.ended = true;
-                        let _ = self.stream.send_trailers(trailers);
-                    }
-                }
-            }
+            self.next = match frame.into_data() {
+                Ok(data) if !data.is_empty() => Next::Data(data),
+                Ok(_) if self.is_last() => Next::End,
+                Ok(_) => Next::Nothing,
+                Err(frame) => frame.into_trailers().map_or(Next::Nothing, Next::Trailers),
+            };
         }
     }
 }

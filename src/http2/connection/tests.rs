@@ -7,6 +7,9 @@ use std::task::{Context, Wake, Waker};
 use super::*;
 use crate::http2::hpack;
 
+const BOUNDS: Bounds =
+    Bounds { streams: 256, stream_window: 256 * 1024, window: 1024 * 1024, head: 96 * 1024 };
+
 /// A head block: POST, http, this path.
 fn block(path: &str) -> Vec<u8> {
     let mut out = vec![0x83, 0x86, 0x04, path.len() as u8];
@@ -33,7 +36,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let (now, mut out) = (Instant::now(), BytesMut::new());
-        let connection = Connection::new(64 * 1024, now, &mut out);
+        let connection = Connection::new(Side::Server, BOUNDS, now, &mut out);
         out.clear();
         let mut world = Self { connection, now, out, begun: Vec::new() };
         world.feed(&frame(kind::SETTINGS, 0, 0, &[])).unwrap();
@@ -123,9 +126,9 @@ fn what_is_read_or_thrown_away_opens_the_windows_again() {
             }
         }
     }
-    assert_eq!(sent, 2 * WINDOW as usize, "twice the window has passed");
-    assert!(opened <= sent && sent - opened < WINDOW as usize / 2, "{opened} of {sent}");
-    assert_eq!(world.connection.recv_window, i64::from(WINDOW) - weight(sent - opened));
+    assert_eq!(sent, 2 * BOUNDS.window as usize, "twice the window has passed");
+    assert!(opened <= sent && sent - opened < BOUNDS.window as usize / 2, "{opened} of {sent}");
+    assert_eq!(world.connection.recv_window, i64::from(BOUNDS.window) - weight(sent - opened));
 }
 
 #[test]
@@ -133,20 +136,23 @@ fn more_than_a_window_is_an_error_of_whose_window_it_is() {
     let mut world = World::new();
     world.feed(&open(1)).unwrap();
     let data = frame(kind::DATA, 0, 1, &[7; MAX_PAYLOAD]);
-    for _ in 0..stream::WINDOW as usize / MAX_PAYLOAD {
+    for _ in 0..BOUNDS.stream_window as usize / MAX_PAYLOAD {
         world.feed(&data).unwrap();
     }
     assert!(world.said().is_empty());
     world.feed(&frame(kind::DATA, 0, 1, b"x")).unwrap();
     let reset = (kind::RST_STREAM, 1, Reason::FLOW_CONTROL_ERROR.0.to_be_bytes().to_vec());
-    assert_eq!((world.said(), world.stream(0).over()), (vec![reset], Some(Reason::FLOW_CONTROL_ERROR)));
+    assert_eq!(
+        (world.said(), world.stream(0).over()),
+        (vec![reset], Some(Over::Broken("more DATA than a stream's window")))
+    );
     // Four streams fill what is left of the connection's window, now that the first one's is free again.
     for id in [3, 5, 7, 9, 11] {
         world.feed(&open(id)).unwrap();
     }
     let mut fed = Ok(());
     for id in [3, 5, 7, 9, 11] {
-        for _ in 0..stream::WINDOW as usize / MAX_PAYLOAD {
+        for _ in 0..BOUNDS.stream_window as usize / MAX_PAYLOAD {
             fed = fed.and_then(|()| world.feed(&frame(kind::DATA, 0, id, &[7; MAX_PAYLOAD])));
         }
     }
@@ -163,9 +169,9 @@ fn those_who_wait_are_woken_in_their_order_and_no_more_than_there_is_window_for(
     let counts: Vec<_> = streams.iter().map(|stream| counted(stream)).collect();
     let woken = || counts.iter().map(|count| count.0.swap(0, Ordering::Relaxed)).collect::<Vec<_>>();
     while world.connection.send_window > 0 {
-        world.connection.answer_data(&streams[3], &[7; 1000], false, &mut world.out);
+        world.connection.send_data(&streams[3], &[7; 1000], false, &mut world.out);
     }
-    assert_eq!(world.connection.answer_data(&streams[0], b"x", false, &mut world.out), 0);
+    assert_eq!(world.connection.send_data(&streams[0], b"x", false, &mut world.out), 0);
     for stream in &streams {
         world.connection.park(stream);
     }
@@ -175,7 +181,7 @@ fn those_who_wait_are_woken_in_their_order_and_no_more_than_there_is_window_for(
     world.connection.wake_parked();
     assert_eq!(woken(), [1, 1, 0, 0]);
     // The first one takes a little and goes behind the others; the second one is gone.
-    world.connection.answer_data(&streams[0], b"x", false, &mut world.out);
+    world.connection.send_data(&streams[0], b"x", false, &mut world.out);
     world.connection.unpark(&streams[0]);
     world.connection.park(&streams[0]);
     world.feed(&frame(kind::RST_STREAM, 0, 3, &[0; 4])).unwrap();
@@ -195,13 +201,13 @@ fn a_first_window_that_changes_moves_the_streams_that_are_open() {
         let setting = [&setting::INITIAL_WINDOW_SIZE.to_be_bytes()[..], &window.to_be_bytes()].concat();
         frame(kind::SETTINGS, 0, 0, &setting)
     });
-    assert_eq!(world.connection.answer_data(&stream, &[7; 10_000], false, &mut world.out), 10_000);
+    assert_eq!(world.connection.send_data(&stream, &[7; 10_000], false, &mut world.out), 10_000);
     world.feed(&settings(4000)).unwrap();
     assert_eq!(stream.send_window.get(), -6000);
     let count = counted(&stream);
     world.feed(&update(1, 6000)).unwrap();
     assert_eq!((count.0.load(Ordering::Relaxed), stream.send_window.get()), (0, 0));
-    assert_eq!(world.connection.answer_data(&stream, b"x", true, &mut world.out), 0);
+    assert_eq!(world.connection.send_data(&stream, b"x", true, &mut world.out), 0);
     world.feed(&settings(4001)).unwrap();
     assert_eq!((count.0.load(Ordering::Relaxed), stream.send_window.get()), (1, 1));
     world.feed(&update(1, (MAX_WINDOW - 1) as u32)).unwrap();
@@ -241,7 +247,7 @@ fn how_a_task_leaves_its_stream_is_what_the_client_is_told() {
             world.feed(&frame(kind::DATA, flag::END_STREAM, 1, &[])).unwrap();
         }
         let stream = world.stream(0);
-        world.connection.answer_data(&stream, b"x", answered, &mut world.out);
+        world.connection.send_data(&stream, b"x", answered, &mut world.out);
         world.said();
         world.connection.close(&stream, close, &mut world.out);
         assert!(world.connection.streams.is_empty() && stream.over().is_some());
@@ -290,4 +296,119 @@ fn a_client_that_keeps_no_table_is_told_once_that_there_is_none() {
         world.connection.head(&stream, false, &mut world.out, |out| hpack::status(out, ok));
         assert_eq!(world.said(), [(kind::HEADERS, 1, expected.to_vec())]);
     }
+}
+
+// Our side asks.
+
+/// A client's connection with so many GETs on it.
+fn asking(count: usize) -> (World, Vec<Rc<Stream>>) {
+    let (now, mut out) = (Instant::now(), BytesMut::new());
+    let connection = Connection::new(Side::Client, BOUNDS, now, &mut out);
+    let mut world = World { connection, now, out, begun: Vec::new() };
+    world.feed(&frame(kind::SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 9])).unwrap();
+    let head = |out: &mut BytesMut| hpack::request(out, &http::Method::GET, b"shop", b"/");
+    let streams: Vec<_> =
+        (0..count).map(|_| world.connection.open(true, false, &mut world.out, head)).collect();
+    world.out.clear();
+    assert_eq!(world.connection.room(), Some(9));
+    (world, streams)
+}
+
+#[test]
+fn an_answer_that_is_whole_outlives_the_reset_behind_it() {
+    let (mut world, streams) = asking(1);
+    let head = frame(kind::HEADERS, flag::END_HEADERS, 1, &[0x88]);
+    let data = frame(kind::DATA, flag::END_STREAM, 1, b"whole");
+    let stop = frame(kind::RST_STREAM, 0, 1, &[0; 4]);
+    world.feed(&[head, data, stop].concat()).unwrap();
+    let stream = &streams[0];
+    assert_eq!(stream.take_head().unwrap().status(), 200);
+    assert_eq!(stream.take_whole().unwrap(), "whole");
+    assert_eq!(stream.over(), Some(Over::Reset(Reason::NO_ERROR)));
+}
+
+#[test]
+fn what_the_peer_has_not_looked_at_is_told_apart() {
+    let (mut world, streams) = asking(4);
+    world.feed(&frame(kind::RST_STREAM, 0, 3, &Reason::REFUSED_STREAM.0.to_be_bytes())).unwrap();
+    world.feed(&frame(kind::RST_STREAM, 0, 5, &Reason::INTERNAL_ERROR.0.to_be_bytes())).unwrap();
+    world.feed(&frame(kind::GOAWAY, 0, 0, &[0, 0, 0, 5, 0, 0, 0, 0])).unwrap();
+    let over: Vec<_> = streams.iter().map(|stream| stream.over()).collect();
+    let expected = [
+        None,
+        Some(Over::Unprocessed(Reason::REFUSED_STREAM)),
+        Some(Over::Reset(Reason::INTERNAL_ERROR)),
+        Some(Over::Unprocessed(Reason::NO_ERROR)),
+    ];
+    assert_eq!(over, expected);
+    assert_eq!((world.connection.room(), world.connection.is_over()), (None, false));
+    world.feed(&frame(kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, 1, &[0x88])).unwrap();
+    world.connection.close(&streams[0], Close::Done(Reason::CANCEL), &mut world.out);
+    assert!(world.connection.is_over() && world.said().is_empty());
+}
+
+#[test]
+fn an_answer_keeps_the_rules_or_is_none() {
+    let answer = |blocks: &[&[u8]], data: Option<&[u8]>| {
+        let (mut world, streams) = asking(1);
+        let last = blocks.len() - 1;
+        for (at, block) in blocks.iter().enumerate() {
+            let end = if at == last && data.is_none() { flag::END_STREAM } else { 0 };
+            world.feed(&frame(kind::HEADERS, flag::END_HEADERS | end, 1, block)).unwrap();
+        }
+        if let Some(data) = data {
+            world.feed(&frame(kind::DATA, flag::END_STREAM, 1, data)).unwrap();
+        }
+        let head = streams[0].take_head().map(|head| head.status().as_u16());
+        (head, streams[0].interim(), matches!(streams[0].over(), Some(Over::Broken(_))))
+    };
+    let length = |digit: u8| [0x88, 0x0f, 13, 1, digit];
+    assert_eq!(answer(&[&[0x88]], None), (Some(200), 0, false));
+    assert_eq!(answer(&[b"\x08\x03103", b"\x08\x03100", &[0x8d]], Some(b"")), (Some(404), 2, false));
+    assert_eq!(answer(&[&length(b'2')], Some(b"ab")), (Some(200), 0, false));
+    for (blocks, data, why) in [
+        (&[&[0x82][..]][..], None, "no :status"),
+        (&[&[0x88, 0x88]], None, ":status twice"),
+        (&[&[0x88, 0x86]], None, "a request's field"),
+        (
+            &[&[0x88, 0, 10, b'c', b'o', b'n', b'n', b'e', b'c', b't', b'i', b'o', b'n', 1, b'x']],
+            None,
+            "of HTTP/1",
+        ),
+        (&[b"\x08\x03101"], None, "a switch"),
+        (&[b"\x08\x03103"], None, "an interim answer that ends"),
+        (&[&length(b'2')], None, "a length without a body"),
+        (&[&length(b'2')], Some(&b"abc"[..]), "more than the length"),
+        (&[&length(b'2')], Some(b"a"), "less"),
+        (&[&[0x88], b"\x88"], None, "a pseudo-field in trailers"),
+    ] {
+        assert!(answer(blocks, data).2, "{why}");
+    }
+    let (mut world, streams) = asking(1);
+    world.feed(&frame(kind::DATA, 0, 1, b"x")).unwrap();
+    assert!(matches!(streams[0].over(), Some(Over::Broken(_))), "DATA before the head");
+    let idle = frame(kind::HEADERS, flag::END_HEADERS, 3, &[0x88]);
+    assert_eq!(world.feed(&idle).unwrap_err().0, Reason::PROTOCOL_ERROR);
+}
+
+#[test]
+fn a_head_alone_may_tell_of_a_length() {
+    let (mut world, _) = asking(0);
+    let head = |out: &mut BytesMut| hpack::request(out, &http::Method::HEAD, b"shop", b"/");
+    let stream = world.connection.open(true, true, &mut world.out, head);
+    let flags = flag::END_HEADERS | flag::END_STREAM;
+    world.feed(&frame(kind::HEADERS, flags, 1, &[0x88, 0x0f, 13, 1, b'9'])).unwrap();
+    assert_eq!(
+        (stream.take_head().unwrap().headers()["content-length"].as_bytes(), stream.over()),
+        (&b"9"[..], None)
+    );
+}
+
+#[test]
+fn a_ping_of_ours_that_is_answered_is_counted() {
+    let (mut world, _) = asking(1);
+    world.feed(&frame(kind::PING, 0, 0, b"from you")).unwrap();
+    assert_eq!(world.connection.pongs(), 0);
+    world.feed(&frame(kind::PING, flag::ACK, 0, b"from us ")).unwrap();
+    assert_eq!(world.connection.pongs(), 1);
 }

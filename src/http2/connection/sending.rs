@@ -1,17 +1,52 @@
-//! The rules of a connection for what goes to the client: answers within the windows, and who is next.
+//! What goes to the other side: heads, data within the windows, and who is next.
 
 use std::rc::Rc;
 
 use bytes::BytesMut;
 
-use super::super::stream::Stream;
-use super::{Close, Connection, FAREWELL, Farewell, SOON, WINDOW};
+use super::{Connection, FAREWELL, Farewell, SOON, Side};
 use crate::http2::frame::{self, MAX_WEIGHT, Reason, flag, kind, weight};
 use crate::http2::hpack;
+use crate::http2::stream::{Over, Stream};
+
+/// The highest number of a stream that a client may open.
+const LAST: u32 = (1 << 31) - 1;
+
+/// How we leave a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Close {
+    /// We are done; where one side has not said all, it is reset with this.
+    Done(Reason),
+    /// It is reset with this whatever was said: what its client sent was no request.
+    Broken(Reason),
+}
 
 impl Connection {
+    /// How many streams of ours the other side takes at a time: `None` where it never takes another.
+    pub(crate) fn room(&self) -> Option<usize> {
+        let never = self.farewell == Farewell::Said || self.last >= LAST - 1;
+        (!never).then_some(self.max_streams as usize)
+    }
+
+    /// Begins a stream of ours with its head. `ends`: nothing follows. `bodiless`: it asks for a head alone.
+    pub(crate) fn open(
+        &mut self,
+        ends: bool,
+        bodiless: bool,
+        out: &mut BytesMut,
+        fields: impl FnOnce(&mut BytesMut),
+    ) -> Rc<Stream> {
+        let id = if self.last == 0 { 1 } else { self.last + 2 };
+        self.last = id;
+        let stream = Rc::new(Stream::new(id, self.first_window, self.bounds.stream_window));
+        stream.bodiless.set(bodiless);
+        self.streams.push(Rc::clone(&stream));
+        self.head(&stream, ends, out, fields);
+        stream
+    }
+
     /// Writes an answer's head, or trailers.
-    pub(in super::super) fn head(
+    pub(crate) fn head(
         &mut self,
         stream: &Rc<Stream>,
         ends: bool,
@@ -32,7 +67,7 @@ impl Connection {
 
     /// Writes as much of `data` as the windows allow into one frame, and says how much that is. `ends`: nothing follows
     /// the whole of it.
-    pub(in super::super) fn answer_data(
+    pub(crate) fn send_data(
         &mut self,
         stream: &Rc<Stream>,
         data: &[u8],
@@ -56,18 +91,18 @@ impl Connection {
     }
 
     fn sent(&mut self, stream: &Stream, ends: bool) {
-        if ends && !stream.answered.replace(true) {
+        if ends && !stream.sent.replace(true) {
             self.flood.answered();
         }
     }
 
-    /// The stream's task is done with it.
-    pub(in super::super) fn close(&mut self, stream: &Rc<Stream>, close: Close, out: &mut BytesMut) {
+    /// We are done with a stream.
+    pub(crate) fn close(&mut self, stream: &Rc<Stream>, close: Close, out: &mut BytesMut) {
         let reset = match close {
             Close::Broken(reason) => Some(reason),
-            _ if stream.answered.get() && stream.ended.get() => None,
+            _ if stream.sent.get() && stream.ended.get() => None,
             // The answer is whole, and no more of the request is wanted.
-            _ if stream.answered.get() => Some(Reason::NO_ERROR),
+            _ if stream.sent.get() && self.side == Side::Server => Some(Reason::NO_ERROR),
             Close::Done(reason) => Some(reason),
         };
         if let (Some(reason), None) = (reset, stream.over()) {
@@ -75,13 +110,14 @@ impl Connection {
             self.remember(stream.id);
         }
         // Whatever is left of its body finds it over.
-        stream.end(Reason::CANCEL);
+        stream.end(Over::Ours(reset.unwrap_or(Reason::NO_ERROR)));
         self.remove(stream);
+        self.owed += stream.take_body().len() as u32;
         self.settle(out);
     }
 
     /// Bytes of a stream's body were read.
-    pub(in super::super) fn take(&mut self, stream: &Stream, bytes: u32, out: &mut BytesMut) {
+    pub(crate) fn take(&mut self, stream: &Stream, bytes: u32, out: &mut BytesMut) {
         if let Some(by) = stream.read(bytes) {
             frame::window_update(stream.id, by, out);
         }
@@ -95,7 +131,7 @@ impl Connection {
 
     /// Opens the connection's window by what was read, once it is worth a frame.
     fn settle(&mut self, out: &mut BytesMut) {
-        if self.owed >= WINDOW / 2 {
+        if self.owed >= self.bounds.window / 2 {
             frame::window_update(0, self.owed, out);
             self.recv_window += i64::from(self.owed);
             self.owed = 0;
@@ -103,14 +139,14 @@ impl Connection {
     }
 
     /// Puts a stream behind all others that wait for the connection's window, or for room.
-    pub(in super::super) fn park(&mut self, stream: &Rc<Stream>) {
+    pub(crate) fn park(&mut self, stream: &Rc<Stream>) {
         if !stream.parked.replace(true) {
             self.parked.push_back(Rc::clone(stream));
         }
     }
 
     /// It does not wait for that any more.
-    pub(in super::super) fn unpark(&mut self, stream: &Rc<Stream>) {
+    pub(crate) fn unpark(&mut self, stream: &Rc<Stream>) {
         if stream.parked.replace(false) {
             self.parked.retain(|other| !Rc::ptr_eq(other, stream));
         }
@@ -118,7 +154,7 @@ impl Connection {
 
     /// Wakes as many of those who wait as there is window for, the first first. They stay in their places until they
     /// have sent something.
-    pub(in super::super) fn wake_parked(&self) {
+    pub(crate) fn wake_parked(&self) {
         let mut window = self.send_window;
         for stream in &self.parked {
             if window <= 0 {
@@ -130,7 +166,7 @@ impl Connection {
     }
 
     /// Tells the client that the connection ends, once.
-    pub(in super::super) fn leave(&mut self, out: &mut BytesMut) {
+    pub(crate) fn leave(&mut self, out: &mut BytesMut) {
         if self.farewell == Farewell::None {
             self.farewell = Farewell::Announced;
             frame::goaway(SOON, Reason::NO_ERROR, out);
@@ -139,21 +175,32 @@ impl Connection {
     }
 
     /// Says GOAWAY for good.
-    pub(in super::super) fn goaway(&mut self, reason: Reason, out: &mut BytesMut) {
+    pub(crate) fn goaway(&mut self, reason: Reason, out: &mut BytesMut) {
         self.farewell = Farewell::Said;
         frame::goaway(self.last, reason, out);
     }
 
     /// Whether nothing is under way, and nothing will be.
-    pub(in super::super) fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.farewell == Farewell::Said && self.streams.is_empty()
     }
 
+    /// How many pings were answered.
+    pub(crate) fn pongs(&self) -> u64 {
+        self.pongs
+    }
+
+    /// Whether the other side's settings are here.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.settled
+    }
+
     /// Ends whatever is open: the connection is no more.
-    pub(in super::super) fn end_all(&mut self) {
+    pub(crate) fn end_all(&mut self, over: Over) {
+        self.farewell = Farewell::Said;
         self.parked.clear();
         for stream in self.streams.drain(..) {
-            stream.end(Reason::CANCEL);
+            stream.end(over);
         }
     }
 }

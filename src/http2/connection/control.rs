@@ -1,9 +1,10 @@
-//! Frames that carry no part of a request: settings, windows, pings, and the end.
+//! Frames that carry no part of a message: settings, windows, pings, and the end.
 
 use bytes::BytesMut;
 
-use super::{Connection, FAREWELL, Farewell, Fatal, TABLE};
+use super::{Connection, FAREWELL, Farewell, Fatal, Side, TABLE};
 use crate::http2::frame::{self, Head, MAX_PAYLOAD, MAX_WINDOW, Reason, flag, setting};
+use crate::http2::stream::Over;
 
 impl Connection {
     pub(super) fn settings(&mut self, head: Head, payload: &[u8], out: &mut BytesMut) -> Result<(), Fatal> {
@@ -28,6 +29,7 @@ impl Connection {
                 setting::ENABLE_PUSH if value > 1 => {
                     return Err(Fatal(Reason::PROTOCOL_ERROR, "an ENABLE_PUSH that is neither yes nor no"));
                 }
+                setting::MAX_CONCURRENT_STREAMS => self.max_streams = value,
                 setting::INITIAL_WINDOW_SIZE => self.first_window(i64::from(value))?,
                 // We send no longer frames, whatever the client takes.
                 setting::MAX_FRAME_SIZE if !(MAX_PAYLOAD..1 << 24).contains(&(value as usize)) => {
@@ -87,10 +89,10 @@ impl Connection {
         let Some(stream) = self.find(head.stream).cloned() else { return Ok(()) };
         let now = stream.send_window.get() + by;
         if by == 0 {
-            return self.break_stream(&stream, Reason::PROTOCOL_ERROR, out);
+            return self.break_stream(&stream, Reason::PROTOCOL_ERROR, "a WINDOW_UPDATE by nothing", out);
         }
         if now > MAX_WINDOW {
-            return self.break_stream(&stream, Reason::FLOW_CONTROL_ERROR, out);
+            return self.break_stream(&stream, Reason::FLOW_CONTROL_ERROR, "a window that is too large", out);
         }
         stream.send_window.set(now);
         if now > 0 {
@@ -99,7 +101,7 @@ impl Connection {
         Ok(())
     }
 
-    pub(super) fn ping(&mut self, head: Head, payload: &[u8], out: &mut BytesMut) -> Result<(), Fatal> {
+    pub(super) fn pinged(&mut self, head: Head, payload: &[u8], out: &mut BytesMut) -> Result<(), Fatal> {
         if head.stream != 0 {
             return Err(Fatal(Reason::PROTOCOL_ERROR, "a PING on a stream"));
         }
@@ -111,6 +113,8 @@ impl Connection {
         } else if payload == FAREWELL && self.farewell == Farewell::Announced {
             self.farewell = Farewell::Said;
             frame::goaway(self.last, Reason::NO_ERROR, out);
+        } else {
+            self.pongs += 1;
         }
         Ok(())
     }
@@ -125,8 +129,29 @@ impl Connection {
             _ => return Ok(()),
         };
         match self.find(head.stream).cloned() {
-            Some(stream) => self.break_stream(&stream, reason, out),
+            Some(stream) => self.break_stream(&stream, reason, "a PRIORITY that says nothing", out),
             None => Err(Fatal(reason, "a PRIORITY that says nothing")),
+        }
+    }
+
+    /// The other side says GOAWAY.
+    pub(super) fn goes_away(&mut self, payload: &[u8], out: &mut BytesMut) {
+        if self.side == Side::Server {
+            // It will not go on for long, but what the client began, or still begins, is served.
+            self.leave(out);
+            return;
+        }
+        self.farewell = Farewell::Said;
+        let (Some(last), Some(reason)) = (frame::number(payload), payload.get(4..).and_then(frame::number))
+        else {
+            return;
+        };
+        // Of our streams it has not looked at those above the number that it names.
+        let above = self.streams.partition_point(|stream| stream.id <= last & 0x7fff_ffff);
+        let unprocessed: Vec<_> = self.streams[above..].to_vec();
+        for stream in unprocessed {
+            stream.end(Over::Unprocessed(Reason(reason)));
+            self.remove(&stream);
         }
     }
 }
