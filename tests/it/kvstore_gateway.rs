@@ -215,8 +215,9 @@ fn write(
                 *values = vec![value];
                 acknowledged.fetch_add(1, Ordering::Relaxed);
             }
-            // Refused by one that knows that it may not: nothing was written.
-            409 => {}
+            // Refused by one that knows that it may not. It may be the second that was asked: the first, which died
+            // before it answered, may have passed the write on.
+            409 => values.push(value),
             _ => {
                 values.push(value);
                 unknown += 1;
