@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 const WINDOW: Duration = Duration::from_secs(10);
 /// Control frames, and DATA that carries nothing.
 const CONTROL: u64 = 1000;
-/// One more control frame for each KiB that we sent, and for each frame of a request: window updates answer our
-/// data, and bandwidth probes of gRPC clients accompany it.
+/// One more control frame for each KiB that we sent, two for each frame, and one for each frame of a message: window updates
+/// answer our data, for the stream and for the connection, and bandwidth probes of gRPC accompany it.
 const BYTES_EACH: u64 = 1024;
+const FRAME: u64 = 2 * BYTES_EACH;
 /// Streams that were taken back before they had an answer, or that we had to reset.
 const RESETS: u64 = 200;
 
@@ -37,9 +38,9 @@ impl Flood {
         }
     }
 
-    /// Bytes of an answer.
+    /// A frame of so many bytes went the other way.
     pub(super) fn sent(&mut self, bytes: usize) {
-        self.earned += bytes as u64;
+        self.earned += FRAME + bytes as u64;
     }
 
     /// A stream has an answer: its client may give up another one.
@@ -81,7 +82,7 @@ mod tests {
         assert_eq!(allowed(&mut flood, Flood::control), 1000);
         assert_eq!(allowed(&mut flood, Flood::reset), 200);
         let mut flood = Flood::new(now);
-        flood.sent(10 * 1024);
+        flood.sent(8 * 1024);
         flood.request();
         flood.answered();
         assert_eq!(allowed(&mut flood, Flood::control), 1011);

@@ -33,7 +33,7 @@ pub use body::UpstreamBody;
 pub(crate) use buffers::Buffers;
 pub use client::{Connection, Transport, TransportOptions};
 pub use error::{BoxError, ConnectError, ProtocolError, Reset, SendError, UpstreamBodyError, is_shortage};
-pub(crate) use mux::{Mux, fill};
+pub(crate) use mux::{Mux, READS, fill};
 pub(crate) use outbox::{Outbox, Outlet};
 pub use outgoing::{Outgoing, RequestBody};
 pub(crate) use pool::Common;

@@ -16,8 +16,13 @@ use super::outbox::{Outbox, Outlet};
 use crate::http2::connection::{Begun, Close, Connection, Fatal};
 use crate::http2::stream::Stream;
 
-/// With so much to send nothing is written behind it, and nothing is read.
+/// With so much to send no head and no data are written behind it.
 const ROOM: usize = 48 * 1024;
+/// With so much nothing is read, either: it is answers to what was read. Below that reading goes on, as the other side may
+/// take nothing before it has got rid of what it sends.
+const FULL: usize = 4 * ROOM;
+/// Reads in a row, before others have their turn.
+pub(crate) const READS: usize = 8;
 
 /// A connection without its socket. Whoever has that feeds and empties it.
 #[derive(Debug)]
@@ -66,9 +71,18 @@ impl Mux {
         (&mut self.connection, self.out.buffer(&common.buffers))
     }
 
-    /// Whether more may be written, or read, before what there is has been sent.
-    pub(crate) fn has_room(&self) -> bool {
+    /// Whether more may be written before what there is has been sent.
+    fn has_room(&self) -> bool {
         self.out.len() < ROOM
+    }
+
+    /// Whether more may be read before what there is has been sent. Where it must not, the task is woken when it is.
+    pub(crate) fn may_read(&mut self) -> bool {
+        let may = self.out.len() < FULL;
+        if !may {
+            self.out.await_sent();
+        }
+        may
     }
 
     /// Something was sent: whoever waits for room goes on.

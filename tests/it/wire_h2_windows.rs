@@ -390,3 +390,24 @@ fn many_streams_go_both_ways_through_small_windows() {
     sizes.sort_unstable();
     assert_eq!(sizes, (50_000..50_100).collect::<Vec<_>>());
 }
+
+#[test]
+fn a_client_that_takes_nothing_for_now_is_listened_to() {
+    let (instance, worker) = start();
+    let mut client = Client::with(&worker, &[(INITIAL_WINDOW_SIZE, 100_000_000)]);
+    client.until("settings", |client| client.acks > 0);
+    client.update(0, 100_000_000);
+    client.send(asks(1, "/o/bytes/20000000"));
+    client.until("an answer", |client| body(client, 1) > 0);
+    // More comes than the kernel takes for who does not read; what that one sends meanwhile arrives.
+    client.send(posts(3, "/o/meanwhile"));
+    for n in 1..=12 {
+        client.data(3, if n == 12 { END_STREAM } else { 0 }, &[b'u'; 16_384]);
+    }
+    wait_for("the upload", || {
+        let seen = instance.seen();
+        let upload = seen.iter().find(|seen| seen.first_line().starts_with("POST /o/meanwhile"))?;
+        (upload.body.len() == 12 * 16_384).then_some(())
+    });
+    client.until("the rest", |client| body(client, 1) == 20_000_000);
+}

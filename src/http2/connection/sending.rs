@@ -118,7 +118,7 @@ impl Connection {
 
     /// Bytes of a stream's body were read.
     pub(crate) fn take(&mut self, stream: &Stream, bytes: u32, out: &mut BytesMut) {
-        if let Some(by) = stream.read(bytes) {
+        if let Some(by) = stream.read(bytes).filter(|_| stream.over().is_none()) {
             frame::window_update(stream.id, by, out);
         }
         self.read(bytes, out);

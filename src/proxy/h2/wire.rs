@@ -14,7 +14,7 @@ use super::super::socket::Socket;
 use crate::http2::connection::{Begun, Bounds, Close, Connection, Fatal, Side};
 use crate::http2::frame::Reason;
 use crate::http2::stream::{Over, Stream};
-use crate::transport::{Common, Mux, Sender};
+use crate::transport::{Common, Mux, READS, Sender};
 
 /// Streams of one client connection.
 const STREAMS: usize = 256;
@@ -91,7 +91,7 @@ impl Wire {
 
     /// Reads what the client has sent; `begins` gets the streams that begin.
     pub(super) fn read(&self, cx: &mut Context<'_>, mut begins: impl FnMut(Begun)) -> Read {
-        loop {
+        for _ in 0..READS {
             let mut borrowed = self.inner.borrow_mut();
             let inner = &mut *borrowed;
             let fed = inner.mux.feed(self.state.now(), &self.common, &mut inner.begun);
@@ -114,9 +114,7 @@ impl Wire {
             if inner.mux.connection.is_over() || self.state.input_ended() {
                 return Read::Over;
             }
-            if !inner.mux.has_room() {
-                inner.mux.out.await_sent();
-            } else if !self.state.is_choked() {
+            if inner.mux.may_read() && !self.state.is_choked() {
                 match inner.poll_fill(cx, &self.state, &self.common) {
                     Poll::Ready(Ok(1..)) => continue,
                     Poll::Ready(Ok(0) | Err(_)) => return Read::Over,
@@ -126,6 +124,8 @@ impl Wire {
             inner.mux.compact(&self.common);
             return Read::Waits;
         }
+        cx.waker().wake_by_ref();
+        Read::Waits
     }
 
     /// Announces the end.

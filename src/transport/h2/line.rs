@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use crate::http2::connection::{Bounds, Close, Connection, Fatal, Side};
 use crate::http2::frame::{self, Reason};
 use crate::http2::stream::{Over, Stream};
-use crate::transport::mux::{Mux, fill};
+use crate::transport::mux::{Mux, READS, fill};
 use crate::transport::outbox::Outlet;
 use crate::transport::pool::Common;
 use crate::transport::sends::{Sender, send};
@@ -98,7 +98,7 @@ impl Line {
             return Poll::Ready(error.into());
         }
         inner.mux.emptied();
-        loop {
+        for _ in 0..READS {
             // What an instance begins is nobody's request.
             if let Err(Fatal(reason, why)) =
                 inner.mux.feed(self.common.now.get(), &self.common, &mut Vec::new())
@@ -112,19 +112,22 @@ impl Line {
             if inner.mux.connection.is_over() {
                 return Poll::Ready(Ended::Closed);
             }
-            if !inner.mux.has_room() {
-                inner.mux.out.await_sent();
-                break;
+            if !inner.mux.may_read() {
+                inner.mux.compact(&self.common);
+                return Poll::Pending;
             }
             let Some(stream) = &mut inner.stream else { return Poll::Ready(Ended::Closed) };
             match inner.mux.poll_fill(|input| fill(Pin::new(stream), cx, input, spare)) {
                 Poll::Ready(Ok(1..)) => {}
                 Poll::Ready(Ok(0)) => return Poll::Ready(Ended::Closed),
                 Poll::Ready(Err(error)) => return Poll::Ready(error.into()),
-                Poll::Pending => break,
+                Poll::Pending => {
+                    inner.mux.compact(&self.common);
+                    return Poll::Pending;
+                }
             }
         }
-        inner.mux.compact(&self.common);
+        cx.waker().wake_by_ref();
         Poll::Pending
     }
 
