@@ -81,7 +81,9 @@ impl Fields {
             _ if is_of_connections(&name) => *fault = Some("a connection-specific field in HTTP/2"),
             _ => {}
         }
-        self.headers.append(name, value);
+        if self.headers.try_append(name, value).is_err() {
+            self.fault = Some("more fields than anybody can count");
+        }
     }
 
     fn asks(&self) -> bool {
@@ -182,5 +184,15 @@ mod tests {
         let head = fields.into_request(true).unwrap();
         assert_eq!(head.request.headers()[COOKIE], "a=1; b=2; c=3; d=4");
         assert_eq!(head.request.headers().len(), 1);
+    }
+
+    #[test]
+    fn more_names_than_a_map_takes_are_no_message() {
+        let mut fields = Fields::default();
+        for number in 0..40_000 {
+            let name = HeaderName::try_from(format!("x-{number}")).unwrap();
+            fields.take(Field::Header(name, HeaderValue::from_static("")));
+        }
+        assert!(fields.into_trailers().is_err());
     }
 }

@@ -52,6 +52,8 @@ pub(crate) struct Stream {
     over: Cell<Option<Over>>,
     /// On the list of those who wait for the connection.
     pub(crate) parked: Cell<bool>,
+    /// What waits there needs window, and not room alone.
+    pub(super) weighs: Cell<bool>,
     /// Who reads, and who writes.
     reader: RefCell<Option<Waker>>,
     writer: RefCell<Option<Waker>>,
@@ -92,6 +94,7 @@ impl Stream {
             sent: Cell::new(false),
             over: Cell::new(None),
             parked: Cell::new(false),
+            weighs: Cell::new(false),
             reader: RefCell::default(),
             writer: RefCell::default(),
         }
@@ -162,6 +165,15 @@ impl Stream {
     /// All of the body that is here.
     pub(crate) fn take_body(&self) -> Bytes {
         self.body.take().freeze()
+    }
+
+    /// Forgets what nobody has read, and says how much that was. Whoever still reads must not take what was read for all.
+    pub(super) fn discard(&self) -> u32 {
+        let left = self.take_body().len() as u32;
+        if left > 0 {
+            self.ended.set(false);
+        }
+        left
     }
 
     pub(crate) fn take_trailers(&self) -> Option<HeaderMap> {

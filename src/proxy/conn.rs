@@ -325,6 +325,10 @@ impl ConnState {
     pub(super) fn answer_held(&self, held: bool) {
         self.held.set(if held { self.held.get() + 1 } else { self.held.get().saturating_sub(1) });
         self.held_since.set(self.now());
+        if held && self.choked.get() {
+            // From now on it is listened to, though nothing was read from it.
+            self.wake();
+        }
     }
 
     pub(super) fn request_begins(&self) {

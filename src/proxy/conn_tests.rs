@@ -92,3 +92,22 @@ fn a_fin_under_a_request_is_believed_a_second_later() {
     clock.tick(start + Duration::from_secs(1));
     assert!(state.has_left());
 }
+
+#[test]
+fn who_begins_to_take_no_more_of_an_answer_is_listened_to_though_memory_is_short() {
+    struct Count(std::sync::atomic::AtomicUsize);
+    impl std::task::Wake for Count {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+    let (clock, state, _) = state();
+    (0..crate::proxy::memory::FEW).for_each(|_| state.request_begins());
+    clock.set_pressure(Pressure::Full);
+    let count = std::sync::Arc::new(Count(0.into()));
+    state.park(&Context::from_waker(&Waker::from(std::sync::Arc::clone(&count))));
+    assert!(state.is_choked(), "nothing is read from it");
+    state.answer_held(true);
+    assert_eq!(count.0.load(std::sync::atomic::Ordering::Relaxed), 1, "what it says may make room");
+    assert!(!state.is_choked());
+}

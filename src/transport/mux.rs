@@ -62,7 +62,7 @@ impl Mux {
         let out = self.out.buffer(&common.buffers);
         let fed = self.connection.feed(&mut self.input, now, out, begun, || common.maps.take());
         self.release_input(common);
-        self.connection.wake_parked();
+        self.emptied();
         fed
     }
 
@@ -85,7 +85,7 @@ impl Mux {
         may
     }
 
-    /// Something was sent: whoever waits for room goes on.
+    /// There may be room, or window: whoever waits for that goes on.
     pub(crate) fn emptied(&self) {
         if self.has_room() {
             self.connection.wake_parked();
@@ -105,7 +105,7 @@ impl Mux {
             return Poll::Ready(());
         }
         if !self.has_room() {
-            self.park(cx, stream);
+            self.park(cx, stream, false);
             return Poll::Pending;
         }
         self.connection.unpark(stream);
@@ -128,14 +128,14 @@ impl Mux {
                 return Poll::Ready(());
             }
             if !self.has_room() {
-                self.park(cx, stream);
+                self.park(cx, stream, !data.is_empty());
                 return Poll::Pending;
             }
             let out = self.out.buffer_for(data.len(), &common.buffers);
             let written = self.connection.send_data(stream, data, ends, out);
             if written == 0 && !data.is_empty() {
                 if stream.send_window.get() > 0 {
-                    self.park(cx, stream);
+                    self.park(cx, stream, true);
                 } else {
                     // It is woken when its own window opens.
                     self.connection.unpark(stream);
@@ -156,9 +156,9 @@ impl Mux {
         }
     }
 
-    fn park(&mut self, cx: &Context<'_>, stream: &Rc<Stream>) {
+    fn park(&mut self, cx: &Context<'_>, stream: &Rc<Stream>, weighs: bool) {
         stream.park(cx);
-        self.connection.park(stream);
+        self.connection.park(stream, weighs);
     }
 
     /// These bytes of a stream's body were read.
@@ -183,6 +183,12 @@ impl Mux {
             self.borrowed |= empty;
         }
         polled
+    }
+
+    /// Whether it is to be put on the list of sends. Nothing is borrowed for what was not written.
+    pub(crate) fn enlist(&mut self, common: &Common) -> bool {
+        self.out.release(&common.buffers);
+        self.out.enlist()
     }
 
     /// Sends what stands on the list of sends. True where the connection's task has to go on.
@@ -229,4 +235,34 @@ pub(crate) fn fill(
     }
     spare.give(room);
     read
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http2::connection::{Bounds, Side};
+    use crate::http2::frame;
+    use crate::transport::TransportOptions;
+
+    #[test]
+    fn who_has_nothing_to_say_borrows_no_buffer() {
+        let common = Common::new(TransportOptions::default());
+        let bounds = Bounds { streams: 0, stream_window: 1 << 16, window: 1 << 20, head: 1 << 16 };
+        let mut mux = Mux::new(BytesMut::new(), b"", &common, |out| {
+            Connection::new(Side::Client, bounds, common.now.get(), out)
+        });
+        mux.out.clear(&common.buffers);
+        let spare = common.buffers.take_small();
+        let storage = spare.as_ptr();
+        common.buffers.give_small(spare);
+        let stream = mux.connection.open(true, false, &mut BytesMut::new(), |_| {});
+        frame::settings(&[], &mut mux.input);
+        mux.feed(common.now.get(), &common, &mut Vec::new()).unwrap();
+        mux.out.clear(&common.buffers);
+        frame::window_update(1, 1, &mut mux.input);
+        mux.feed(common.now.get(), &common, &mut Vec::new()).unwrap();
+        mux.took(&common, &stream, 0);
+        assert!(!mux.enlist(&common), "an update asks for no answer");
+        assert_eq!(common.buffers.take_small().as_ptr(), storage);
+    }
 }

@@ -105,6 +105,13 @@ impl Outbox {
         *self = Self::default();
     }
 
+    /// Gives the buffer back where nothing is in it.
+    pub(crate) fn release(&mut self, spare: &Buffers) {
+        if self.bytes.is_empty() {
+            spare.give_back(std::mem::take(&mut self.bytes));
+        }
+    }
+
     /// Whether it is to be put on the list of sends; from now on it stands there.
     pub(crate) fn enlist(&mut self) -> bool {
         let now = matches!(self.way, Way::Still) && !self.is_empty();

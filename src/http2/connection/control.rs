@@ -6,6 +6,8 @@ use super::{Connection, FAREWELL, Farewell, Fatal, Side, TABLE};
 use crate::http2::frame::{self, Head, MAX_PAYLOAD, MAX_WINDOW, Reason, flag, setting};
 use crate::http2::stream::Over;
 
+const TOO_LARGE: Fatal = Fatal(Reason::FLOW_CONTROL_ERROR, "a window that is too large");
+
 impl Connection {
     pub(super) fn settings(&mut self, head: Head, payload: &[u8], out: &mut BytesMut) -> Result<(), Fatal> {
         if head.stream != 0 {
@@ -21,6 +23,7 @@ impl Connection {
         if !rest.is_empty() {
             return Err(Fatal(Reason::FRAME_SIZE_ERROR, "SETTINGS that are cut"));
         }
+        let mut window = None;
         for [a, b, c, d, e, f] in settings {
             let value = u32::from_be_bytes([*c, *d, *e, *f]);
             match u16::from_be_bytes([*a, *b]) {
@@ -30,7 +33,9 @@ impl Connection {
                     return Err(Fatal(Reason::PROTOCOL_ERROR, "an ENABLE_PUSH that is neither yes nor no"));
                 }
                 setting::MAX_CONCURRENT_STREAMS => self.max_streams = value,
-                setting::INITIAL_WINDOW_SIZE => self.first_window(i64::from(value))?,
+                setting::INITIAL_WINDOW_SIZE if i64::from(value) > MAX_WINDOW => return Err(TOO_LARGE),
+                // The last one counts: each would be work for every stream.
+                setting::INITIAL_WINDOW_SIZE => window = Some(i64::from(value)),
                 // We send no longer frames, whatever the client takes.
                 setting::MAX_FRAME_SIZE if !(MAX_PAYLOAD..1 << 24).contains(&(value as usize)) => {
                     return Err(Fatal(Reason::PROTOCOL_ERROR, "a MAX_FRAME_SIZE out of bounds"));
@@ -38,22 +43,21 @@ impl Connection {
                 _ => {}
             }
         }
+        if let Some(window) = window {
+            self.first_window(window)?;
+        }
         frame::settings_ack(out);
         Ok(())
     }
 
     /// What new streams' clients take at first; what is open moves by the difference.
     fn first_window(&mut self, window: i64) -> Result<(), Fatal> {
-        let overflow = Fatal(Reason::FLOW_CONTROL_ERROR, "a window that is too large");
-        if window > MAX_WINDOW {
-            return Err(overflow);
-        }
         let more = window - self.first_window;
         self.first_window = window;
         for stream in &self.streams {
             let now = stream.send_window.get() + more;
             if now > MAX_WINDOW {
-                return Err(overflow);
+                return Err(TOO_LARGE);
             }
             stream.send_window.set(now);
             if more > 0 && now > 0 {
@@ -77,9 +81,7 @@ impl Connection {
             self.send_window += by;
             return match by {
                 0 => Err(Fatal(Reason::PROTOCOL_ERROR, "a WINDOW_UPDATE by nothing")),
-                _ if self.send_window > MAX_WINDOW => {
-                    Err(Fatal(Reason::FLOW_CONTROL_ERROR, "a window that is too large"))
-                }
+                _ if self.send_window > MAX_WINDOW => Err(TOO_LARGE),
                 _ => Ok(()),
             };
         }

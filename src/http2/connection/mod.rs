@@ -170,6 +170,8 @@ impl Connection {
             }
         };
         input.advance(at);
+        // Streams that were taken back at once have nobody who closes them.
+        self.settle(out);
         result
     }
 
@@ -233,13 +235,13 @@ impl Connection {
             return Err(Fatal(Reason::PROTOCOL_ERROR, "DATA on a stream that has not begun"));
         }
         let ends = head.has(flag::END_STREAM);
-        if payload.is_empty() && !ends {
+        let malformed = Fatal(Reason::PROTOCOL_ERROR, "a padding longer than its frame");
+        let data = frame::unpadded(head, payload).ok_or(malformed)?;
+        if data.is_empty() && !ends {
             self.flood.control()?;
         } else {
             self.flood.request();
         }
-        let malformed = Fatal(Reason::PROTOCOL_ERROR, "a padding longer than its frame");
-        let data = frame::unpadded(head, payload).ok_or(malformed)?;
         // Padding counts too.
         let len = weight(payload.len());
         self.recv_window -= len;
@@ -352,7 +354,7 @@ impl Connection {
         self.unpark(stream);
         // Nobody reads a request that was taken back; an answer that was broken off is good for as far as it goes.
         if self.side == Side::Server {
-            self.owed += stream.take_body().len() as u32;
+            self.owed += stream.discard();
         }
     }
 }

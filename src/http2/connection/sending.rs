@@ -112,7 +112,7 @@ impl Connection {
         // Whatever is left of its body finds it over.
         stream.end(Over::Ours(reset.unwrap_or(Reason::NO_ERROR)));
         self.remove(stream);
-        self.owed += stream.take_body().len() as u32;
+        self.owed += stream.discard();
         self.settle(out);
     }
 
@@ -130,7 +130,7 @@ impl Connection {
     }
 
     /// Opens the connection's window by what was read, once it is worth a frame.
-    fn settle(&mut self, out: &mut BytesMut) {
+    pub(super) fn settle(&mut self, out: &mut BytesMut) {
         if self.owed >= self.bounds.window / 2 {
             frame::window_update(0, self.owed, out);
             self.recv_window += i64::from(self.owed);
@@ -138,8 +138,9 @@ impl Connection {
         }
     }
 
-    /// Puts a stream behind all others that wait for the connection's window, or for room.
-    pub(crate) fn park(&mut self, stream: &Rc<Stream>) {
+    /// Puts a stream behind all others that wait for the connection's window, or for room alone where nothing `weighs`.
+    pub(crate) fn park(&mut self, stream: &Rc<Stream>, weighs: bool) {
+        stream.weighs.set(weighs);
         if !stream.parked.replace(true) {
             self.parked.push_back(Rc::clone(stream));
         }
@@ -153,15 +154,19 @@ impl Connection {
     }
 
     /// Wakes as many of those who wait as there is window for, the first first. They stay in their places until they
-    /// have sent something.
+    /// have sent something. Heads need none.
     pub(crate) fn wake_parked(&self) {
         let mut window = self.send_window;
         for stream in &self.parked {
-            if window <= 0 {
-                break;
+            if !stream.weighs.get() {
+                stream.wake();
+            } else if window > 0 {
+                stream.wake();
+                // An upload goes on only while its answer is taken: nobody may have to wait for the one before.
+                if self.side == Side::Server {
+                    window -= stream.send_window.get().clamp(0, MAX_WEIGHT);
+                }
             }
-            stream.wake();
-            window -= stream.send_window.get().clamp(0, MAX_WEIGHT);
         }
     }
 

@@ -173,7 +173,7 @@ fn those_who_wait_are_woken_in_their_order_and_no_more_than_there_is_window_for(
     }
     assert_eq!(world.connection.send_data(&streams[0], b"x", false, &mut world.out), 0);
     for stream in &streams {
-        world.connection.park(stream);
+        world.connection.park(stream, true);
     }
     world.connection.wake_parked();
     assert_eq!(woken(), [0, 0, 0, 0], "there is no window");
@@ -183,7 +183,7 @@ fn those_who_wait_are_woken_in_their_order_and_no_more_than_there_is_window_for(
     // The first one takes a little and goes behind the others; the second one is gone.
     world.connection.send_data(&streams[0], b"x", false, &mut world.out);
     world.connection.unpark(&streams[0]);
-    world.connection.park(&streams[0]);
+    world.connection.park(&streams[0], true);
     world.feed(&frame(kind::RST_STREAM, 0, 3, &[0; 4])).unwrap();
     woken();
     world.connection.wake_parked();
@@ -191,6 +191,80 @@ fn those_who_wait_are_woken_in_their_order_and_no_more_than_there_is_window_for(
     // A window of its own that opens wakes a stream wherever it stands.
     world.feed(&update(7, 1)).unwrap();
     assert_eq!(woken(), [0, 0, 0, 1]);
+}
+
+#[test]
+fn a_head_that_waits_for_room_needs_no_window() {
+    let mut world = World::new();
+    for id in [1, 3, 5] {
+        world.feed(&open(id)).unwrap();
+    }
+    let streams: Vec<_> = (0..3).map(|at| world.stream(at)).collect();
+    let counts: Vec<_> = streams.iter().map(|stream| counted(stream)).collect();
+    while world.connection.send_window > 0 {
+        world.connection.send_data(&streams[0], &[7; 1000], false, &mut world.out);
+    }
+    for (stream, weighs) in streams.iter().zip([true, false, true]) {
+        world.connection.park(stream, weighs);
+    }
+    world.connection.wake_parked();
+    assert_eq!(counts.iter().map(|count| count.0.load(Ordering::Relaxed)).collect::<Vec<_>>(), [0, 1, 0]);
+}
+
+#[test]
+fn a_request_that_is_taken_back_before_it_was_read_is_not_taken_for_a_whole_one() {
+    let mut world = World::new();
+    for id in [1, 3] {
+        world.feed(&open(id)).unwrap();
+        world.feed(&frame(kind::DATA, flag::END_STREAM, id, b"whole")).unwrap();
+    }
+    let (read, unread) = (world.stream(0), world.stream(1));
+    assert_eq!(read.take_body(), "whole");
+    for id in [1, 3] {
+        world.feed(&frame(kind::RST_STREAM, 0, id, &Reason::CANCEL.0.to_be_bytes())).unwrap();
+    }
+    assert!(read.is_exhausted(), "there was no more");
+    assert!(!unread.is_exhausted() && unread.over().is_some());
+}
+
+#[test]
+fn requests_that_are_taken_back_at_once_leave_the_window_open() {
+    let mut world = World::new();
+    let piece = [7; MAX_PAYLOAD];
+    let mut opened = 0;
+    for number in 0..128 {
+        let id = number * 2 + 1;
+        let reset = frame(kind::RST_STREAM, 0, id, &Reason::CANCEL.0.to_be_bytes());
+        world.feed(&[open(id), frame(kind::DATA, 0, id, &piece), reset].concat()).unwrap();
+        for (kind, stream, payload) in world.said() {
+            assert_eq!((kind, stream), (kind::WINDOW_UPDATE, 0));
+            opened += frame::number(&payload).unwrap() as usize;
+        }
+    }
+    assert!(128 * MAX_PAYLOAD - opened < BOUNDS.window as usize / 2, "{opened}");
+}
+
+#[test]
+fn padding_alone_is_a_frame_that_carries_nothing() {
+    let mut world = World::new();
+    world.feed(&open(1)).unwrap();
+    let empty = frame(kind::DATA, flag::PADDED, 1, &[0]);
+    let fed = (0..2000).find_map(|_| world.feed(&empty).err());
+    assert_eq!(fed.unwrap().0, Reason::ENHANCE_YOUR_CALM);
+}
+
+#[test]
+fn of_many_first_windows_in_one_frame_the_last_one_counts() {
+    let mut world = World::new();
+    world.feed(&open(1)).unwrap();
+    let window = |window: u32| [&[0, 4][..], &window.to_be_bytes()].concat();
+    world.feed(&update(1, 1)).unwrap();
+    let both = [window(MAX_WINDOW as u32), window(10)].concat();
+    world.feed(&frame(kind::SETTINGS, 0, 0, &both)).unwrap();
+    assert_eq!(world.stream(0).send_window.get(), 11);
+    let over = [window(1 << 31), window(10)].concat();
+    let fed = world.feed(&frame(kind::SETTINGS, 0, 0, &over));
+    assert_eq!(fed.unwrap_err().0, Reason::FLOW_CONTROL_ERROR);
 }
 
 #[test]
@@ -312,6 +386,24 @@ fn asking(count: usize) -> (World, Vec<Rc<Stream>>) {
     world.out.clear();
     assert_eq!(world.connection.room(), Some(9));
     (world, streams)
+}
+
+#[test]
+fn an_upload_that_stands_still_is_nobody_elses_wait() {
+    let (mut world, streams) = asking(3);
+    let counts: Vec<_> = streams.iter().map(|stream| counted(stream)).collect();
+    while world.connection.send_window > 0 {
+        world.connection.send_data(&streams[0], &[7; 1000], false, &mut world.out);
+    }
+    for stream in &streams {
+        world.connection.park(stream, true);
+    }
+    world.connection.wake_parked();
+    let woken = || counts.iter().map(|count| count.0.swap(0, Ordering::Relaxed)).collect::<Vec<_>>();
+    assert_eq!(woken(), [0, 0, 0], "there is no window");
+    world.feed(&update(0, 1)).unwrap();
+    world.connection.wake_parked();
+    assert_eq!(woken(), [1, 1, 1], "whoever is first may be held up by who reads its answer");
 }
 
 #[test]

@@ -160,7 +160,7 @@ impl Wire {
 
     /// Lets what is written go out with the others' sends.
     pub(super) fn send(self: &Rc<Self>) {
-        if self.inner.borrow_mut().mux.out.enlist() {
+        if self.inner.borrow_mut().mux.enlist(&self.common) {
             self.state.waits_to_send(true);
             self.common.sends.put(Rc::clone(self) as Rc<dyn Sender>);
         }

@@ -70,8 +70,8 @@ impl H2Body {
             stream.park_reader(cx);
             return Poll::Pending;
         };
-        if over == Over::Reset(Reason::NO_ERROR) && stream.missing().unwrap_or(0) == 0 {
-            // "Stop sending": the answer before it is complete (RFC 9113, section 8.1).
+        if over == Over::Reset(Reason::NO_ERROR) && stream.missing() == Some(0) {
+            // "Stop sending", behind an answer that is complete (RFC 9113, section 8.1) but for its end.
             return Poll::Ready(None);
         }
         Poll::Ready(Some(Err(match fault(over, place.reused()) {

@@ -133,7 +133,7 @@ impl Line {
 
     /// Lets what is written go out with the worker's other sends.
     pub(super) fn send(self: &Rc<Self>) {
-        if self.inner.borrow_mut().mux.out.enlist() {
+        if self.inner.borrow_mut().mux.enlist(&self.common) {
             self.common.sends.put(Rc::clone(self) as Rc<dyn Sender>);
         }
     }

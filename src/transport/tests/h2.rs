@@ -351,21 +351,26 @@ fn a_reset_answer_carries_its_code() {
             }
             let mut stream = respond.send_response(Response::new(()), false).unwrap();
             // A reset drops what waits before it: only once the head has arrived.
+            let all_is_well = request.uri().path() == "/well";
             request.into_body().data().await;
-            stream.send_reset(Reason::ENHANCE_YOUR_CALM);
+            stream.send_reset(if all_is_well { Reason::NO_ERROR } else { Reason::ENHANCE_YOUR_CALM });
         })
         .await;
         let (transport, target) = (transport(), h2(address));
         let sent = transport.connect(&target).await.unwrap().send_once(get("/before")).await;
         let Err(SendError::Reset(reset)) = sent else { panic!("{sent:?}") };
         assert_eq!((reset.reason, reset.unprocessed), (Some(2), false));
-        let (feed, body) = TestBody::fed(None);
-        let response = transport.connect(&target).await.unwrap().send_once(post(body)).await.unwrap();
-        feed.send(Ok(data("go on"))).unwrap();
-        let Err(UpstreamBodyError::Reset(reset)) = response.into_body().collect().await else {
-            panic!("the body is not whole")
-        };
-        assert_eq!(reset.reason, Some(11));
+        for (path, code) in [("/", 11), ("/well", 0)] {
+            let (feed, body) = TestBody::fed(None);
+            let mut request = post(body);
+            *request.uri_mut() = format!("http://shop{path}").parse().unwrap();
+            let response = transport.connect(&target).await.unwrap().send_once(request).await.unwrap();
+            feed.send(Ok(data("go on"))).unwrap();
+            let Err(UpstreamBodyError::Reset(reset)) = response.into_body().collect().await else {
+                panic!("the body is not whole")
+            };
+            assert_eq!(reset.reason, Some(code));
+        }
     });
 }
 
