@@ -14,7 +14,7 @@ for message in map(json.loads, sys.stdin):
 out=$(mktemp); trap 'rm -f "$out"' EXIT
 
 count() { valgrind --tool=callgrind --callgrind-out-file=/dev/null "$binary" "$1" "$2" 2>&1 | sed -n 's/.*Collected : *//p'; }
-for case in read-request read-answer read-chunks write-request decode-{json,url} hash-key {build,change}-ring route \
+for case in serve-http2 ask-http2 read-request read-answer read-chunks write-request decode-{json,url} hash-key {build,change}-ring route \
             pick-{round_robin,random,least_request,peak_ewma,ring,bounded,maglev}; do
   few=$(count "$case" 1000) many=$(count "$case" 3000)
   echo "$case $(((many - few) / 2000))"

@@ -18,11 +18,11 @@ use zoogate::model::{
     Address, BalancePolicy, BalanceSpec, FormatChoice, FormatName, HashKey, Host, Incarnation, Instance,
     InstanceId, Protocol, RegistryName, ServiceName, ServiceSnapshot,
 };
-use zoogate::proxy::codec::read_requests;
+use zoogate::proxy::codec::{read_requests, serve_h2};
 use zoogate::registry::format::{self, Node, Options};
 use zoogate::table::{PickRequest, RouteInput, Settings, TableConfig, TableReader, TableWriter};
 use zoogate::telemetry::Outcome;
-use zoogate::transport::codec::{read_answer, write_request};
+use zoogate::transport::codec::{read_answer, read_h2_answers, write_request};
 
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nserver: origin\r\ndate: Thu, 01 Jan 2026 00:00:00 GMT\r\n\
     content-type: text/plain\r\ncontent-length: 16\r\n\r\n0123456789abcdef";
@@ -37,12 +37,20 @@ fn main() {
     let [case, times] = &args[..] else {
         // `cargo bench` and `cargo test` start it without: there is nothing to time.
         eprintln!(
-            "counts read-request|read-answer|read-chunks|write-request|decode-FORMAT|hash-key|build-ring|change-ring|route|pick-POLICY TIMES"
+            "counts serve-http2|ask-http2|read-request|read-answer|read-chunks|write-request|decode-FORMAT|hash-key|build-ring|change-ring|route|pick-POLICY TIMES"
         );
         return;
     };
     let times = times.parse().expect("a number");
     match case.as_str() {
+        "serve-http2" => {
+            let input = http2_requests();
+            repeat(times, || serve_h2(black_box(&input), []));
+        }
+        "ask-http2" => {
+            let input = http2_answers();
+            repeat(times, || read_h2_answers(black_box(&input), []));
+        }
         "read-request" => repeat(times, || read_requests(black_box(REQUEST), [])),
         "read-answer" => repeat(times, || read_answer(black_box(ANSWER), usize::MAX)),
         "read-chunks" => repeat(times, || read_answer(black_box(CHUNKS), usize::MAX)),
@@ -79,6 +87,46 @@ fn main() {
         "route" => route(times),
         other => pick(other.strip_prefix("pick-").expect("a case"), times),
     }
+}
+
+fn http2_frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let len = (payload.len() as u32).to_be_bytes();
+    [&len[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// A literal field that enters the table.
+fn http2_field(name: &str, value: &str) -> Vec<u8> {
+    [&[0x40, name.len() as u8], name.as_bytes(), &[value.len() as u8], value.as_bytes()].concat()
+}
+
+/// What a client sends behind its preface: settings, and fifty GETs of which all but the first repeat its fields.
+fn http2_requests() -> Vec<u8> {
+    let (mut first, fields) = (vec![0x82, 0x86], ["user-agent", "accept", "cookie"]);
+    first.extend([0x44, 9]);
+    first.extend(b"/orders/7");
+    first.extend([0x41, 12]);
+    first.extend(b"shop.example");
+    for name in fields {
+        first.extend(http2_field(name, "0123456789abcdef"));
+    }
+    let repeated = [0x82, 0x86, 0xc2, 0xc1, 0xc0, 0xbf, 0xbe];
+    let mut out = http2_frame(4, 0, 0, &[]);
+    for index in 0..50_u32 {
+        out.extend(http2_frame(1, 5, 2 * index + 1, if index == 0 { &first } else { &repeated }));
+    }
+    out
+}
+
+/// What an instance answers to three requests: settings, heads, data, trailers.
+fn http2_answers() -> Vec<u8> {
+    let mut out = http2_frame(4, 0, 0, &[]);
+    for stream in [1, 3, 5] {
+        let head = [&[0x88][..], &http2_field("content-type", "application/grpc")].concat();
+        out.extend(http2_frame(1, 4, stream, &head));
+        out.extend(http2_frame(0, 0, stream, &[b'x'; 64]));
+        out.extend(http2_frame(1, 5, stream, &http2_field("grpc-status", "0")));
+    }
+    out
 }
 
 fn repeat<T>(times: u64, mut work: impl FnMut() -> T) {
