@@ -11,7 +11,7 @@ use std::task::Poll;
 
 use http::header::{CONNECTION, HOST, HeaderValue};
 use http::uri::PathAndQuery;
-use http::{Method, Request, Response, Uri};
+use http::{Method, Request, Response, Uri, Version};
 
 use super::answer::Answer;
 use super::body::{Body, Incoming};
@@ -57,7 +57,11 @@ pub(super) fn serve(
 
 /// The answer to a head that must not go further: counted and logged like any other.
 pub(super) fn refuse_head(client: &Rc<Client>, fault: Fault) -> Response<Answer> {
-    let mut call = Call::new(client, &Request::new(()), false);
+    let mut request = Request::new(());
+    if client.http2 {
+        *request.version_mut() = Version::HTTP_2;
+    }
+    let mut call = Call::new(client, &request, false);
     call.is_no_request();
     refuse(call, &fault.into(), true)
 }
