@@ -18,6 +18,8 @@ pub(super) struct Flood {
     since: Instant,
     control: u64,
     earned: u64,
+    /// What was earned in the window before: what it is for may have been on its way.
+    before: u64,
     resets: u64,
     answers: u64,
 }
@@ -28,13 +30,13 @@ pub(super) struct TooMuch;
 
 impl Flood {
     pub(super) fn new(now: Instant) -> Self {
-        Self { since: now, control: 0, earned: 0, resets: 0, answers: 0 }
+        Self { since: now, control: 0, earned: 0, before: 0, resets: 0, answers: 0 }
     }
 
     /// Begins a new window where the old one is over.
     pub(super) fn tick(&mut self, now: Instant) {
         if now.saturating_duration_since(self.since) >= WINDOW {
-            *self = Self::new(now);
+            *self = Self { before: self.earned, ..Self::new(now) };
         }
     }
 
@@ -56,7 +58,7 @@ impl Flood {
     /// A frame that carries none.
     pub(super) fn control(&mut self) -> Result<(), TooMuch> {
         self.control += 1;
-        if self.control > CONTROL + self.earned / BYTES_EACH { Err(TooMuch) } else { Ok(()) }
+        if self.control > CONTROL + (self.before + self.earned) / BYTES_EACH { Err(TooMuch) } else { Ok(()) }
     }
 
     /// A stream whose work was for nothing.
@@ -87,6 +89,17 @@ mod tests {
         flood.answered();
         assert_eq!(allowed(&mut flood, Flood::control), 1011);
         assert_eq!(allowed(&mut flood, Flood::reset), 201);
+    }
+
+    #[test]
+    fn what_answers_the_last_of_ten_seconds_may_come_in_the_next() {
+        let now = Instant::now();
+        let mut flood = Flood::new(now);
+        flood.sent(4 << 20);
+        flood.tick(now + WINDOW);
+        assert_eq!(allowed(&mut flood, Flood::control), 1000 + 4096 + 2);
+        flood.tick(now + 2 * WINDOW);
+        assert_eq!(allowed(&mut flood, Flood::control), 1000);
     }
 
     #[test]

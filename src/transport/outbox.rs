@@ -131,7 +131,7 @@ impl Outbox {
             Ok(false) => Way::Blocked,
             Err(error) => Way::Failed(error),
         };
-        self.awaited || !matches!(self.way, Way::Still)
+        std::mem::take(&mut self.awaited) || !matches!(self.way, Way::Still)
     }
 
     /// Sends what there is room for now. True where that is all.
@@ -278,6 +278,11 @@ mod tests {
         assert!(outbox.poll_flush(&mut cx, &mut outlet(&[]), &spare, true).is_pending());
         assert!(outbox.send_listed(&mut outlet(&[100]), &spare), "somebody waits");
         assert!(matches!(outbox.poll_flush(&mut cx, &mut outlet(&[]), &spare, true), Poll::Ready(Ok(()))));
+        let mut outbox = queued();
+        outbox.await_sent();
+        assert!(outbox.send_listed(&mut outlet(&[100]), &spare), "somebody waits");
+        outbox.put("again".into(), b"", &spare);
+        assert!(outbox.enlist() && !outbox.send_listed(&mut outlet(&[100]), &spare), "and does not any more");
         let mut outbox = queued();
         assert!(outbox.send_listed(&mut outlet(&[3]), &spare), "it is blocked");
         let mut rest = outlet(&[100]);

@@ -109,7 +109,7 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// Behind the preface; writes our first frames.
-    pub(crate) fn new(side: Side, bounds: Bounds, now: Instant, out: &mut BytesMut) -> Self {
+    pub(crate) fn new(side: Side, mut bounds: Bounds, now: Instant, out: &mut BytesMut) -> Self {
         let list = u32::try_from(bounds.head).unwrap_or(u32::MAX);
         let first = match side {
             Side::Server => (setting::MAX_CONCURRENT_STREAMS, bounds.streams as u32),
@@ -121,7 +121,11 @@ impl Connection {
             (setting::MAX_HEADER_LIST_SIZE, list),
         ];
         frame::settings(&settings, out);
-        frame::window_update(0, bounds.window - FIRST_WINDOW as u32, out);
+        // It can only be opened from what it is.
+        bounds.window = bounds.window.max(FIRST_WINDOW as u32);
+        if bounds.window > FIRST_WINDOW as u32 {
+            frame::window_update(0, bounds.window - FIRST_WINDOW as u32, out);
+        }
         Self {
             side,
             bounds,
@@ -168,10 +172,10 @@ impl Connection {
             if let Err(fatal) = self.frame(head, payload, out, begun, &mut spare) {
                 break Err(fatal);
             }
+            // Streams that were taken back at once have nobody who closes them.
+            self.settle(out);
         };
         input.advance(at);
-        // Streams that were taken back at once have nobody who closes them.
-        self.settle(out);
         result
     }
 

@@ -245,6 +245,33 @@ fn requests_that_are_taken_back_at_once_leave_the_window_open() {
 }
 
 #[test]
+fn what_is_said_of_that_does_not_depend_on_how_it_came() {
+    let (mut whole, mut cut) = (World::new(), World::new());
+    let reset = |id| frame(kind::RST_STREAM, 0, id, &Reason::CANCEL.0.to_be_bytes());
+    let pieces: Vec<_> = (0..64)
+        .map(|number| number * 2 + 1)
+        .map(|id| [open(id), frame(kind::DATA, 0, id, &[7; MAX_PAYLOAD]), reset(id)].concat())
+        .collect();
+    whole.feed(&pieces.concat()).unwrap();
+    for piece in &pieces {
+        cut.feed(piece).unwrap();
+    }
+    assert_eq!(whole.said(), cut.said());
+}
+
+#[test]
+fn a_window_that_is_no_larger_than_the_first_one_needs_no_word() {
+    for window in [1000, FIRST_WINDOW as u32] {
+        let mut out = BytesMut::new();
+        let bounds = Bounds { window, ..BOUNDS };
+        let connection = Connection::new(Side::Client, bounds, Instant::now(), &mut out);
+        let settings = Head::parse(&out).unwrap();
+        assert_eq!((settings.kind, out.len()), (kind::SETTINGS, HEAD + settings.len));
+        assert_eq!(connection.recv_window, FIRST_WINDOW);
+    }
+}
+
+#[test]
 fn padding_alone_is_a_frame_that_carries_nothing() {
     let mut world = World::new();
     world.feed(&open(1)).unwrap();
