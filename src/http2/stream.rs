@@ -43,6 +43,8 @@ pub(crate) struct Stream {
     pub(super) bodiless: Cell<bool>,
     body: RefCell<BytesMut>,
     trailers: RefCell<Option<HeaderMap>>,
+    /// Nobody reads the body.
+    pub(super) abandoned: Cell<bool>,
     /// Bytes to come, where the head says how many.
     pub(super) length: Cell<Option<u64>>,
     /// The other side has said all.
@@ -89,6 +91,7 @@ impl Stream {
             bodiless: Cell::new(false),
             body: RefCell::default(),
             trailers: RefCell::default(),
+            abandoned: Cell::new(false),
             length: Cell::new(None),
             ended: Cell::new(false),
             sent: Cell::new(false),

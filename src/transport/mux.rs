@@ -166,6 +166,13 @@ impl Mux {
         self.connection.take(stream, bytes as u32, self.out.buffer(&common.buffers));
     }
 
+    /// Nobody reads the rest of a stream's body.
+    pub(crate) fn abandon(&mut self, common: &Common, stream: &Stream) {
+        if stream.over().is_none() {
+            self.connection.abandon(stream, self.out.buffer(&common.buffers));
+        }
+    }
+
     /// We are done with a stream.
     pub(crate) fn close(&mut self, common: &Common, stream: &Rc<Stream>, close: Close) {
         self.connection.close(stream, close, self.out.buffer(&common.buffers));

@@ -285,15 +285,17 @@ impl Connection {
             return self.break_stream(&stream, reason, why, out);
         }
         stream.length.set(short.flatten());
-        let padding = (payload.len() - data.len()) as u32;
-        if !data.is_empty() {
+        let mut taken = payload.len() - data.len();
+        if stream.abandoned.get() {
+            taken = payload.len();
+        } else if !data.is_empty() {
             stream.push(data);
         }
         if ends {
             stream.finish(None);
         }
-        if padding > 0 {
-            self.take(&stream, padding, out);
+        if taken > 0 {
+            self.take(&stream, taken as u32, out);
         }
         Ok(())
     }

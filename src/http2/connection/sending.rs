@@ -116,6 +116,13 @@ impl Connection {
         self.settle(out);
     }
 
+    /// Nobody reads the rest of a stream's body: what is here of it, and what comes, is taken as read.
+    pub(crate) fn abandon(&mut self, stream: &Stream, out: &mut BytesMut) {
+        stream.abandoned.set(true);
+        let left = stream.take_body().len() as u32;
+        self.take(stream, left, out);
+    }
+
     /// Bytes of a stream's body were read.
     pub(crate) fn take(&mut self, stream: &Stream, bytes: u32, out: &mut BytesMut) {
         if let Some(by) = stream.read(bytes).filter(|_| stream.over().is_none()) {

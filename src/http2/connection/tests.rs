@@ -399,6 +399,26 @@ fn a_client_that_keeps_no_table_is_told_once_that_there_is_none() {
     }
 }
 
+#[test]
+fn a_body_that_nobody_reads_takes_no_window_from_others() {
+    let mut world = World::new();
+    world.feed(&open(1)).unwrap();
+    let (stream, data) = (world.stream(0), frame(kind::DATA, 0, 1, &[7; MAX_PAYLOAD]));
+    world.feed(&data).unwrap();
+    world.connection.abandon(&stream, &mut world.out);
+    let (mut own, mut all) = (0, 0);
+    for _ in 1..2 * BOUNDS.window as usize / MAX_PAYLOAD {
+        world.feed(&data).unwrap();
+        assert!(stream.take_body().is_empty());
+        for (kind, stream, payload) in world.said() {
+            assert_eq!(kind, kind::WINDOW_UPDATE);
+            let by = frame::number(&payload).unwrap();
+            if stream == 0 { all += by } else { own += by }
+        }
+    }
+    assert!(own > BOUNDS.window && all > BOUNDS.window, "{own}, {all}");
+}
+
 // Our side asks.
 
 /// A client's connection with so many GETs on it.

@@ -48,3 +48,10 @@ impl RequestBody {
         Poll::Pending
     }
 }
+
+impl Drop for RequestBody {
+    /// What nobody reads must not take window from other streams.
+    fn drop(&mut self) {
+        self.wire.abandon(&self.stream);
+    }
+}

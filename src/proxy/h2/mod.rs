@@ -45,6 +45,7 @@ pub(super) async fn run(socket: Socket, mut early: BytesMut, client: &Rc<Client>
     state.set_reading(Reading::Opaque);
     early.advance(PREFACE.len());
     let wire = Wire::new(socket, early, client.limits().max_header_size, state, common);
+    let ends = Ends(Rc::clone(&wire));
     poll_fn(|cx| {
         state.park(cx);
         if let Poll::Ready(Err(_)) = wire.poll_write(cx) {
@@ -68,7 +69,7 @@ pub(super) async fn run(socket: Socket, mut early: BytesMut, client: &Rc<Client>
         }
     })
     .await;
-    wire.end();
+    drop(ends);
     poll_fn(|cx| {
         state.park(cx);
         match wire.poll_write(cx) {
@@ -78,6 +79,15 @@ pub(super) async fn run(socket: Socket, mut early: BytesMut, client: &Rc<Client>
     })
     .await;
     wire.take_socket()
+}
+
+/// Ends all streams of a connection whose task is done with them, or is no more.
+struct Ends(Rc<Wire>);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.end();
+    }
 }
 
 /// A stream's place on its connection: given back when its task is done, or is no more.

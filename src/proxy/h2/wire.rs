@@ -195,6 +195,11 @@ impl Wire {
         self.inner.borrow_mut().mux.took(&self.common, stream, bytes);
     }
 
+    /// Nobody reads the rest of a stream's body.
+    pub(super) fn abandon(&self, stream: &Stream) {
+        self.inner.borrow_mut().mux.abandon(&self.common, stream);
+    }
+
     /// A stream's task is done with it.
     pub(super) fn close(&self, stream: &Rc<Stream>, close: Close) {
         let inner = &mut *self.inner.borrow_mut();

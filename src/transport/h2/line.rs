@@ -93,10 +93,12 @@ impl Line {
             task => *task = Some(cx.waker().clone()),
         }
         let spare = &self.common.buffers;
-        if let Poll::Ready(Err(error)) = inner.mux.out.poll_blocked(cx, &mut ToPeer(&mut inner.stream), spare)
-        {
-            return Poll::Ready(error.into());
-        }
+        // Who takes nothing any more may have said why: that is read first.
+        let written = inner.mux.out.poll_blocked(cx, &mut ToPeer(&mut inner.stream), spare);
+        let failed = match written {
+            Poll::Ready(Err(error)) => Poll::Ready(error.into()),
+            _ => Poll::Pending,
+        };
         inner.mux.emptied();
         for _ in 0..READS {
             // What an instance begins is nobody's request.
@@ -114,7 +116,7 @@ impl Line {
             }
             if !inner.mux.may_read() {
                 inner.mux.compact(&self.common);
-                return Poll::Pending;
+                return failed;
             }
             let Some(stream) = &mut inner.stream else { return Poll::Ready(Ended::Closed) };
             match inner.mux.poll_fill(|input| fill(Pin::new(stream), cx, input, spare)) {
@@ -123,12 +125,12 @@ impl Line {
                 Poll::Ready(Err(error)) => return Poll::Ready(error.into()),
                 Poll::Pending => {
                     inner.mux.compact(&self.common);
-                    return Poll::Pending;
+                    return failed;
                 }
             }
         }
         cx.waker().wake_by_ref();
-        Poll::Pending
+        failed
     }
 
     /// Lets what is written go out with the worker's other sends.
