@@ -1,7 +1,7 @@
 //! Header blocks. They depend on nothing that was sent before.
 
 use bytes::BytesMut;
-use http::{HeaderName, Method, StatusCode};
+use http::{HeaderMap, HeaderName, Method, StatusCode};
 
 use super::table::static_index;
 
@@ -71,6 +71,13 @@ pub(crate) fn field(out: &mut BytesMut, name: &HeaderName, value: &[u8], sensiti
         string(out, name);
     }
     string(out, value);
+}
+
+/// Adds the fields of trailers.
+pub(crate) fn trailers(out: &mut BytesMut, trailers: &HeaderMap) {
+    for (name, value) in trailers {
+        field(out, name, value.as_bytes(), value.is_sensitive());
+    }
 }
 
 #[inline]

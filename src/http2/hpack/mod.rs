@@ -13,7 +13,7 @@ mod table;
 mod tests;
 
 pub(crate) use self::decode::Decoder;
-pub(crate) use self::encode::{field, no_table, request, status};
+pub(crate) use self::encode::{field, no_table, request, status, trailers};
 pub(crate) use self::field::Field;
 
 /// Why a header block cannot be read: the table of the connection is lost with it, so the connection ends with

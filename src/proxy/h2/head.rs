@@ -1,7 +1,6 @@
 //! From an answer to the fields of a block. No I/O.
 
 use bytes::BytesMut;
-use http::HeaderMap;
 use http::header::{CONTENT_LENGTH, DATE, HeaderName, HeaderValue};
 use http::response::Parts;
 
@@ -33,12 +32,5 @@ pub(super) fn answer(
         let mut digits = BytesMut::with_capacity(20);
         number(length, 10, &mut digits);
         hpack::field(out, &CONTENT_LENGTH, &digits, false);
-    }
-}
-
-/// Writes trailers.
-pub(super) fn trailers(trailers: &HeaderMap, out: &mut BytesMut) {
-    for (name, value) in trailers {
-        hpack::field(out, name, value.as_bytes(), value.is_sensitive());
     }
 }

@@ -32,6 +32,7 @@ use super::stack;
 use super::streams::Leave;
 use crate::http2::connection::{Begun, Close, Refusal};
 use crate::http2::frame::Reason;
+use crate::http2::hpack;
 use crate::http2::stream::Stream;
 use crate::transport::Reset;
 
@@ -243,7 +244,7 @@ impl Sending {
                 ends
             }
             Next::Trailers(trailers) => {
-                ready!(wire.poll_head(cx, stream, true, |out| head::trailers(trailers, out)));
+                ready!(wire.poll_head(cx, stream, true, |out| hpack::trailers(out, trailers)));
                 true
             }
             Next::End => {

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use bytes::BytesMut;
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING, UPGRADE};
 use http::uri::Authority;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
+use http::{HeaderName, HeaderValue, Method, Request, Response};
 
 use super::body::H2Body;
 use super::channel::Seat;
@@ -125,13 +125,6 @@ fn is_passed(name: &HeaderName, value: &HeaderValue) -> bool {
         16 => name != "proxy-connection",
         17 => *name != TRANSFER_ENCODING,
         _ => true,
-    }
-}
-
-/// Writes trailers.
-pub(super) fn trailers(trailers: &HeaderMap, out: &mut BytesMut) {
-    for (name, value) in trailers {
-        hpack::field(out, name, value.as_bytes(), value.is_sensitive());
     }
 }
 

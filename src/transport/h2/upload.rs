@@ -9,8 +9,8 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::Frame;
 
-use super::exchange;
 use super::line::Line;
+use crate::http2::hpack;
 use crate::http2::stream::Stream;
 use crate::transport::{BoxError, RequestBody};
 
@@ -106,7 +106,7 @@ impl<B: RequestBody> Upload<B> {
                 last
             }
             Next::Trailers(trailers) => {
-                ready!(line.poll_head(cx, stream, true, |out| exchange::trailers(trailers, out)));
+                ready!(line.poll_head(cx, stream, true, |out| hpack::trailers(out, trailers)));
                 true
             }
             Next::End => {
